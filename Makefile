@@ -1,0 +1,58 @@
+# Everything runs in a virtual environment of its own, made on first use.
+# `make` alone lists the targets.
+
+SHELL := /bin/sh
+VENV ?= .venv
+PYTHON ?=
+SEED ?= 0
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@echo "usage: make TARGET"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+setup: $(READY) ## Install the pinned versions into .venv, once (PYTHON=python3.11 chooses the Python)
+	@echo "$(VENV) is ready; to use it: source $(VENV)/bin/activate"
+
+demo: $(READY) ## Run the whole method on a small scale, minutes on a laptop (SEED=n)
+	$(RUN) tools/demo.py --seed $(SEED)
+
+test: lint ## Check style and types, then run the tests
+	$(RUN) -m pytest -q
+
+lint: $(READY) ## Check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY) ## Put the code into the house style
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean: ## Remove the virtual environment and all caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A name such as python3.12 may exist and still not run (pyenv), or lack venv (Debian): each is tried.
+# Without PYTHON=, only the versions that are tested are taken.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(RUN) -m pip --version >/dev/null 2>&1; then \
+	    found=; below=$(if $(PYTHON),99,13); \
+	    for name in $(or $(PYTHON),python3.12 python3.11 python3); do \
+	        if $$name -c "import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, $$below))" \
+	                >/dev/null 2>&1; then found=$$name; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "error: no Python 3.11 or 3.12 with the venv module among: $(or $(PYTHON),python3.12 python3.11 python3)." \
+	            "Install one, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+	    fi; \
+	    echo "making $(VENV) with $$found ($$($$found --version))"; \
+	    $$found -m venv --clear $(VENV); \
+	fi
+	$(RUN) -m pip install -c constraints.txt -e '.[dev,cluster,wandb]'
+	@touch $@

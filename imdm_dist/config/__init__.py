@@ -1,0 +1,52 @@
+"""Settings: their dataclasses (`schema`) and how they are read and printed (`load`)."""
+
+from __future__ import annotations
+
+from imdm_dist.config.load import build, describe, from_dict, load_config, merge, parse_overrides, to_dict, to_yaml
+from imdm_dist.config.schema import (
+    MODEL_SIZES,
+    Config,
+    CouplingConfig,
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    EvaluatorConfig,
+    InputsConfig,
+    MaskConfig,
+    ModelConfig,
+    NoisePolicy,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+    Weights,
+    require,
+)
+from imdm_dist.config.yaml_text import read_yaml
+
+__all__ = [
+    "MODEL_SIZES",
+    "Config",
+    "CouplingConfig",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "EvaluatorConfig",
+    "InputsConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "NoisePolicy",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "TrainConfig",
+    "Weights",
+    "build",
+    "describe",
+    "from_dict",
+    "load_config",
+    "merge",
+    "parse_overrides",
+    "read_yaml",
+    "require",
+    "to_dict",
+    "to_yaml",
+]

@@ -1,0 +1,215 @@
+"""Make a coupling: claim missing shards, roll out, publish, until none is missing.
+
+Any number of workers on any machines may call `generate` on one folder at any time, be killed and
+start again. A shard is the unit of work; its bytes do not depend on who makes it or when.
+
+Shape suffixes: B batch, L length, P prompts.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from imdm_dist.config.schema import CouplingConfig
+from imdm_dist.coupling.claim import EXPIRY_S, Claim, Claims
+from imdm_dist.coupling.manifest import MANIFEST, PLAN, check_plan, read_manifest, write_manifest, write_plan
+from imdm_dist.coupling.pairs import PairSource
+from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs, write_shard
+from imdm_dist.data.token_file import TokenFile
+from imdm_dist.files import remove_leftovers
+
+Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(start_BL int64, seed_B int64, time_B float64) -> result_BL int64, all on the CPU; a pure function."""
+
+
+def generate(
+    folder: Path | str,
+    config: CouplingConfig,
+    *,
+    rollout: Rollout,
+    plan: dict[str, Any],
+    data: TokenFile | None = None,
+    prompts_PL: Tensor | None = None,
+    progress: bool = False,
+    expiry_s: float = EXPIRY_S,
+) -> None:
+    """Make, or help to make, the coupling of `plan` in `folder`; returns when it is finished.
+
+    Args:
+        rollout: the teacher's sampler; called with at most `config.batch` rows of one shard, in order.
+        plan: what `make_plan` returned for `config`.
+        data: text for perturbed starts.
+        prompts_PL: prompts, int64, with the mask id where to generate; they go with plain starts.
+        progress: show a progress bar of all workers' pairs on stderr.
+        expiry_s: seconds of silence after which another machine's worker counts as dead.
+
+    Raises:
+        ValueError: the folder holds a coupling of other settings, a shard is damaged, or data or
+            prompts do not fit the settings.
+        OSError: a file cannot be written; finished shards are kept and the claim is given up.
+    """
+    folder = Path(folder)
+    _check_inputs(config, plan, data, prompts_PL)
+    source = PairSource(
+        seed=config.seed, length=plan["length"], mask_id=plan["mask_id"], data=data, prompts_PL=prompts_PL
+    )
+    claims = Claims(folder / "claims", expiry_s=expiry_s)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _agree_on_plan(folder, plan, claims)
+        with _Bar(folder, config, progress) as bar:
+            _Job(folder, config, source, rollout, claims, bar).run()
+        _finish(folder, plan, claims)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        remedy = "no space left: make room and run gen_coupling again, finished shards are kept"
+        raise OSError(error.errno, remedy, str(folder)) from None
+    finally:
+        claims.remove_folder()
+
+
+def _check_inputs(
+    config: CouplingConfig, plan: dict[str, Any], data: TokenFile | None, prompts_PL: Tensor | None
+) -> None:
+    assert asdict(config).items() <= plan.items(), "the plan is that of another config"
+    length, vocab_size = plan["length"], plan["vocab_size"]
+    if prompts_PL is not None:
+        if config.kind != "plain":
+            raise ValueError("prompts go with plain starts: set coupling.kind=plain")
+        if prompts_PL.ndim != 2 or prompts_PL.shape[1] != length or not len(prompts_PL):
+            raise ValueError(
+                f"prompts of shape {list(prompts_PL.shape)}, not [P, {length}]: pad with masks to the length"
+            )
+        if not 0 <= int(prompts_PL.min()) <= int(prompts_PL.max()) < vocab_size:
+            raise ValueError(f"prompts hold tokens outside 0..{vocab_size - 1}: encode with the teacher's tokenizer")
+    assert (data is not None) == (config.kind == "perturbed"), "perturbed starts, and only these, are made of text"
+    if data is not None:
+        for name in ("length", "vocab_size", "mask_id"):
+            there, wanted = getattr(data, name), plan[name]
+            if there != wanted:
+                raise ValueError(f"the data's {name} is {there}, the teacher's {wanted}: use the data it learned from")
+
+
+def _agree_on_plan(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
+    if not (folder / PLAN).is_file():
+        with claims.hold("plan"):
+            if not (folder / PLAN).is_file():
+                write_plan(folder, plan)
+    check_plan(folder, plan)
+
+
+class _Bar:
+    """Pairs that are there, made by whatever worker, with pairs/s and time left."""
+
+    def __init__(self, folder: Path, config: CouplingConfig, shown: bool) -> None:
+        self._folder = folder
+        self._config = config
+        # smoothing=0: the mean rate of the run, for shards of other workers arrive in lumps.
+        self._bar = tqdm(
+            total=config.pairs, initial=self._there(), unit="pair", desc="coupling", smoothing=0, disable=not shown
+        )
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _there(self) -> int:
+        there = present_shards(self._folder, self._config.shards)
+        return sum(len(shard_pairs(shard, self._config.shards, self._config.pairs)) for shard in there)
+
+    def show(self, in_hand: int = 0, note: str = "") -> None:
+        """Show the pairs in finished shards and `in_hand` more of our own."""
+        if not self._bar.disable:
+            self._bar.update(self._there() + in_hand - self._bar.n)
+            self._bar.set_postfix_str(note, refresh=bool(note))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One worker's part in making the shards."""
+
+    folder: Path
+    config: CouplingConfig
+    source: PairSource
+    rollout: Rollout
+    claims: Claims
+    bar: _Bar
+
+    def run(self) -> None:
+        """Make shards until none is missing."""
+        # Each worker goes round the shards from its own place, so that they seldom want the same one.
+        shards = self.config.shards
+        first = uuid.uuid4().int % shards
+        while True:
+            present = present_shards(self.folder, shards)
+            missing = [shard for shard in [*range(first, shards), *range(first)] if shard not in present]
+            if not missing:
+                self.bar.show()
+                return
+            if not self._make_one_of(missing):
+                self.bar.show(note=f"waiting for {len(missing)} shards of other workers")
+                time.sleep(self.claims.poll_s)
+
+    def _make_one_of(self, missing: list[int]) -> bool:
+        """Make the first of the missing shards that can be claimed; False if others work on all of them."""
+        for shard in missing:
+            claim = self.claims.acquire(Path(shard_name(shard)).stem)
+            if claim is not None:
+                with claim:
+                    self._make(shard, claim)
+                return True
+        return False
+
+    def _make(self, shard: int, claim: Claim) -> None:
+        path = self.folder / shard_name(shard)
+        if path.exists():
+            return  # Finished by another worker between our look and our claim.
+        for leftover in self.folder.glob(f".{path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        # A manifest that lists a shard which somebody has deleted is no longer true.
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+
+        numbers = shard_pairs(shard, self.config.shards, self.config.pairs)
+        starts = self.source.starts(numbers)
+        results = []
+        for first in range(0, len(numbers), self.config.batch):
+            batch = slice(first, first + self.config.batch)
+            start_BL = starts.start_BL[batch]
+            result_BL = self.rollout(start_BL, starts.seed_B[batch], starts.time_B[batch])
+            assert result_BL.shape == start_BL.shape and not bool((result_BL == self.source.mask_id).any())
+            assert bool(((start_BL == self.source.mask_id) | (start_BL == result_BL)).all())
+            results.append(result_BL)
+            self.bar.show(in_hand=min(first + self.config.batch, len(numbers)))
+        if path.exists():
+            return  # Our claim expired while this process was suspended, and its next owner was quicker.
+        try:
+            write_shard(path, starts, torch.cat(results))
+        except FileNotFoundError:
+            # The next owner of an expired claim takes our unfinished file for a leftover.
+            if claim.held():
+                raise
+
+
+def _finish(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
+    """Write the manifest if it is missing, and clear what killed workers left."""
+    with claims.hold("manifest"):
+        if (folder / MANIFEST).is_file():
+            read_manifest(folder)
+        else:
+            write_manifest(folder, plan)
+        # No shard is missing: no file aside and no other claim can be of use to anyone.
+        remove_leftovers(folder)
+        claims.clear(but="manifest")

@@ -1,0 +1,86 @@
+"""Rollout workers on one machine: a process for each core or GPU, all helping on the same folder.
+
+Shape suffixes: B batch, L length, P prompts.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from imdm_dist.config.schema import Config
+from imdm_dist.coupling.generate import generate
+from imdm_dist.coupling.manifest import make_plan
+from imdm_dist.data import prepare
+from imdm_dist.diffusion.sampler import sample
+from imdm_dist.training.checkpoint import load_model
+
+THREADS = 1
+"""Torch threads of a CPU worker: fixed, as the last bits of a sum depend on it; more cores are more workers."""
+
+
+def default_workers() -> int:
+    """One for each GPU, or else for each core this process may use."""
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+def generate_coupling(
+    config: Config, teacher: Path | str, folder: Path | str, workers: int, prompts_PL: Tensor | None = None
+) -> None:
+    """Make the coupling of `config.coupling` in `folder` with the rollouts of `teacher`.
+
+    Args:
+        config: sections coupling and data count; data must be what the teacher learned from.
+        teacher: run folder or checkpoint.
+        workers: processes on this machine; more machines may help by calling the same.
+        prompts_PL: prompts, int64, with the mask id where to generate; needs coupling.kind=plain.
+
+    Raises:
+        ValueError: settings, teacher and folder do not fit together, or a worker failed.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: give 1 or more")
+    load_model(teacher, config.coupling.weights)  # whatever is wrong with it is said here, once
+    if config.coupling.kind == "perturbed":
+        prepare(config.data)
+    context = multiprocessing.get_context("spawn")
+    job = (config, str(teacher), str(folder), prompts_PL)
+    helpers = [context.Process(target=_work, args=(*job, place), daemon=True) for place in range(1, workers)]
+    for helper in helpers:
+        helper.start()
+    _work(*job, 0)
+    for helper in helpers:
+        helper.join()
+        if helper.exitcode:
+            raise ValueError(f"a rollout worker ended with exit code {helper.exitcode}: see its message above")
+
+
+def _work(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    loaded = load_model(teacher, config.coupling.weights)
+    model = loaded.model
+    if torch.cuda.is_available():
+        model = model.to(torch.device("cuda", place % torch.cuda.device_count()))
+    data = prepare(config.data).train if config.coupling.kind == "perturbed" else None
+    plan = make_plan(
+        config.coupling,
+        teacher=loaded.digest,
+        data=data.fingerprint if data else None,
+        vocab_size=model.vocab_size,
+        mask_id=model.mask_id,
+        length=data.length if data else 2 if loaded.config.data.source == "synthetic" else loaded.config.data.length,
+        prompts_PL=prompts_PL,
+        threads=THREADS,
+    )
+
+    def rollout(start_BL: Tensor, seed_B: Tensor, time_B: Tensor) -> Tensor:
+        coupling = config.coupling
+        return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B).tokens_BL
+
+    generate(folder, config.coupling, rollout=rollout, plan=plan, data=data, prompts_PL=prompts_PL, progress=place == 0)
+    torch.set_num_threads(threads)

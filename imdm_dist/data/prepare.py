@@ -1,0 +1,152 @@
+"""From settings to token files: whatever is missing is built once, whole or not at all.
+
+A folder of data.cache is named by a hash of all that shapes its content (settings, identity of the
+text, tokenizer), so changed text or settings lead to another folder, and an existing one is right.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+from filelock import FileLock, Timeout
+
+from imdm_dist.config.schema import DataConfig
+from imdm_dist.data import synthetic
+from imdm_dist.data.packing import pack
+from imdm_dist.data.text import Split, data_root, read_texts, source_identity, text_batches
+from imdm_dist.data.token_file import TokenFile
+from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from imdm_dist.files import hash_json, publish_dir, write_json
+
+_FORMAT = 1
+"""Raised when the code comes to make other rows from the same settings."""
+_BPE_BATCHES = 256
+"""A BPE is trained on the first gigabyte of text: more does not change it, and would not fit in memory."""
+_SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Packed data and the tokenizer that made it."""
+
+    train: TokenFile
+    """Training rows."""
+    valid: TokenFile
+    """Validation rows."""
+    tokenizer: Tokenizer | None
+    """None for the synthetic language, which has no text."""
+
+
+def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
+    """Make `folder` by `build(temporary folder)` unless it exists; of processes that start together, one builds.
+
+    A build that fails or is killed leaves no `folder`, and the next one starts afresh.
+    """
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"waiting for another process that builds {what}", file=sys.stderr)
+        lock.acquire()
+    try:
+        if not folder.exists():
+            # Only the holder of the lock makes these, so what is here was left by one that died.
+            for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+                shutil.rmtree(leftover)
+            print(f"building {what} in {folder}", file=sys.stderr)
+            with publish_dir(folder) as aside:
+                build(aside)
+    finally:
+        lock.release()
+    return folder
+
+
+def _bpe(config: DataConfig, cache: Path) -> Tokenizer:
+    settings = {
+        "format": _FORMAT,
+        "text": source_identity(config, "train"),
+        **{key: getattr(config, key) for key in ("source", "text_field", "bpe_size", "packing", "detokenizer")},
+    }
+
+    def build(aside: Path) -> None:
+        table = read_texts(config, "train", _scratch(config, aside))
+        train_bpe(islice(text_batches(table, config, "BPE"), _BPE_BATCHES), config.bpe_size, aside)
+        write_json(aside / "settings.json", settings)
+        shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
+
+    folder = build_once(cache / f"bpe-{hash_json(settings)[:16]}", f"a BPE of {config.bpe_size} entries", build)
+    return load_tokenizer(str(folder.resolve()))
+
+
+def _scratch(config: DataConfig, aside: Path) -> Path | None:
+    """What `datasets` makes of local files goes when the build is over; what it downloads is kept."""
+    return aside / _SCRATCH if config.source == "files" else None
+
+
+def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer) -> Dataset:
+    identity: dict[Split, list[Any]] = {split: source_identity(config, split) for split in get_args(Split)}
+    settings = {
+        "format": _FORMAT,
+        "tokenizer": tokenizer.fingerprint,
+        **{key: getattr(config, key) for key in ("source", "text_field", "packing", "detokenizer", "length")},
+    }
+
+    def build(aside: Path) -> None:
+        for split in get_args(Split):
+            table = read_texts(config, split, _scratch(config, aside))
+            TokenFile.write(
+                aside / split,
+                pack(text_batches(table, config, split), tokenizer, config.length),
+                length=config.length,
+                vocab_size=tokenizer.vocab_size,
+                mask_id=tokenizer.mask_id,
+                bos_id=tokenizer.bos_id,
+                eos_id=tokenizer.eos_id,
+                settings=settings | {"split": split, "text": identity[split]},
+            )
+        shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
+
+    name = f"{config.source}-{config.length}-{hash_json([settings, identity])[:16]}"
+    folder = build_once(cache / name, f"rows of {config.length} tokens from {config.source} text", build)
+    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
+
+
+def _synthetic(cache: Path) -> Dataset:
+    settings = {"format": _FORMAT, "source": "synthetic"}
+
+    def build(aside: Path) -> None:
+        shape: dict[str, Any] = {"length": 2, "vocab_size": 3, "mask_id": synthetic.MASK_ID}
+        for split in get_args(Split):
+            TokenFile.write(aside / split, synthetic.ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
+
+    folder = build_once(cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build)
+    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), None)
+
+
+def prepare(config: DataConfig) -> Dataset:
+    """Open the data of these settings, building what is missing (said on stderr, with progress).
+
+    Safe in any number of processes on machines that share data.cache. With source=synthetic only
+    data.cache is read: the rows are 00 and 11 and have length 2.
+
+    Raises:
+        ValueError: a file or tokenizer is missing or wrong, the length leaves no room for text, or
+            a finished token file is damaged.
+    """
+    cache = Path(config.cache)
+    if config.source == "synthetic":
+        return _synthetic(cache)
+    if config.length < 3:
+        raise ValueError(f"data.length is {config.length}: a row of text needs begin, text and end, so set 3 or more")
+    if config.tokenizer == "embedded":
+        return _packed(config, cache, _bpe(config, cache))
+    return _packed(config, cache, load_tokenizer(config.tokenizer, data_root(config)[0]))

@@ -1,0 +1,168 @@
+"""A packed data set on disk: equal-length rows of token ids, memory-mapped, with what they were made from.
+
+A folder with `tokens.npy` [rows, length], uint16 where the vocabulary allows and else uint32, and
+`meta.json`. The folder is written aside and renamed, so one that exists is whole.
+
+Shape suffixes: K rows of a chunk, L length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
+
+_KEYS = ("rows", "length", "vocab_size", "mask_id", "bos_id", "eos_id", "settings", "sha256", "fingerprint")
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest of uint16 and uint32 that holds every id of the vocabulary."""
+    return np.dtype("<u2" if vocab_size < 65536 else "<u4")
+
+
+def _fingerprint(meta: dict[str, Any]) -> str:
+    return hash_json({key: meta[key] for key in _KEYS if key != "fingerprint"})
+
+
+def _append_rows(path: Path, rows: Iterable[np.ndarray], length: int, dtype: np.dtype) -> int:
+    """Write chunks [K, L] as one .npy array and return its number of rows.
+
+    The header is written twice: numpy pads it so that the first dimension can grow in place.
+    """
+    count = 0
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (0, length)}
+    with open(path, "wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, header)
+        start = handle.tell()
+        for chunk_KL in rows:
+            assert chunk_KL.ndim == 2 and chunk_KL.shape[1] == length
+            handle.write(np.ascontiguousarray(chunk_KL, dtype=dtype).data)
+            count += len(chunk_KL)
+        handle.seek(0)
+        np.lib.format.write_array_header_1_0(handle, header | {"shape": (count, length)})
+        assert handle.tell() == start
+    return count
+
+
+@dataclass(frozen=True, eq=False)
+class TokenFile:
+    """Rows of token ids, read from disk as they are asked for."""
+
+    path: Path
+    """The folder."""
+    tokens: np.ndarray
+    """uint16 or uint32 [rows, length], memory-mapped read-only."""
+    length: int
+    """Tokens in a row."""
+    vocab_size: int
+    """Ids of the vocabulary, the mask's included."""
+    mask_id: int
+    """Id of the mask; no row contains it."""
+    bos_id: int | None
+    """Id every row begins with; None where rows have no such token."""
+    eos_id: int | None
+    """Id every row ends with; None where rows have no such token."""
+    fingerprint: str
+    """SHA-256 over the tokens and all that they were made from."""
+    settings: dict[str, Any]
+    """What the rows were made from."""
+    sha256: str
+    """SHA-256 of tokens.npy when it was written."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.tokens)
+
+    @classmethod
+    def write(
+        cls,
+        path: Path | str,
+        rows: np.ndarray | Iterable[np.ndarray],
+        *,
+        length: int,
+        vocab_size: int,
+        mask_id: int,
+        bos_id: int | None,
+        eos_id: int | None,
+        settings: dict[str, Any],
+    ) -> TokenFile:
+        """Write a token file and open it; on an error nothing is left behind.
+
+        Args:
+            path: folder to make; one that exists is replaced.
+            rows: integer array [rows, length], or chunks [K, length] of it, each held only while it is written.
+            length, vocab_size, mask_id, bos_id, eos_id: see the attributes.
+            settings: JSON values that say what the rows were made from; they enter the fingerprint.
+
+        Raises:
+            ValueError: there are no rows.
+        """
+        path = Path(path)
+        chunks = [rows] if isinstance(rows, np.ndarray) else rows
+        with publish_dir(path) as aside:
+            count = _append_rows(aside / "tokens.npy", chunks, length, token_dtype(vocab_size))
+            if count == 0:
+                raise ValueError(
+                    f"{path.name}: the text is shorter than a row of data.length={length}: give more or lower it"
+                )
+            meta: dict[str, Any] = {
+                "rows": count,
+                "length": length,
+                "vocab_size": vocab_size,
+                "mask_id": mask_id,
+                "bos_id": bos_id,
+                "eos_id": eos_id,
+                "settings": settings,
+                "sha256": sha256_file(aside / "tokens.npy"),
+            }
+            write_json(aside / "meta.json", meta | {"fingerprint": _fingerprint(meta)})
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> TokenFile:
+        """Open a token file; only its size, header and settings are checked (`verify` checks every byte).
+
+        Raises:
+            ValueError: a part is missing, truncated or at odds with the rest.
+        """
+        path = Path(path)
+        remedy = f"remove {path} and prepare the data again"
+        if not (path / "meta.json").is_file() or not (path / "tokens.npy").is_file():
+            raise ValueError(f"{path} is no token file (tokens.npy or meta.json is missing): {remedy}")
+        meta = read_json(path / "meta.json")
+        if not isinstance(meta, dict) or sorted(meta) != sorted(_KEYS) or meta["fingerprint"] != _fingerprint(meta):
+            raise ValueError(f"{path}/meta.json is not as it was written: {remedy}")
+        try:
+            tokens = np.load(path / "tokens.npy", mmap_mode="r")
+        except (ValueError, EOFError):
+            raise ValueError(f"{path}/tokens.npy is truncated or damaged: {remedy}") from None
+        whole = np.lib.format.open_memmap(path / "tokens.npy", mode="r").offset + tokens.nbytes
+        if (
+            tokens.shape != (meta["rows"], meta["length"])
+            or tokens.dtype != token_dtype(meta["vocab_size"])
+            or (path / "tokens.npy").stat().st_size != whole
+        ):
+            raise ValueError(f"{path}/tokens.npy is not the array that meta.json describes: {remedy}")
+        kept = {key: meta[key] for key in _KEYS if key != "rows"}
+        return cls(path=path, tokens=tokens, **kept)
+
+    def verify(self) -> None:
+        """Read every byte and compare it with the checksum taken when it was written.
+
+        Raises:
+            ValueError: the bytes have changed.
+        """
+        if sha256_file(self.path / "tokens.npy") != self.sha256:
+            raise ValueError(f"{self.path}/tokens.npy has changed: remove {self.path} and prepare the data again")
+
+    def take(self, indices: np.ndarray | Tensor | list[int]) -> Tensor:
+        """The rows of these indices, each in [0, rows): int64 [n, length] on the CPU."""
+        return torch.from_numpy(self.tokens[np.asarray(indices)].astype(np.int64))

@@ -1,0 +1,176 @@
+"""Tokenizers of the `transformers` library, checked, with the mask that diffusion needs.
+
+A vocabulary with a mask token of its own keeps it (BERT: id 103); else the mask is appended as the
+last id (GPT-2: id 50257), the convention of the public MDLM, SDTT and Di4C checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from imdm_dist.files import hash_json
+
+END_OF_TEXT = "<|endoftext|>"
+_PROBE = "Some plain words, and the number 42."
+# Names that carry these roles in a bare tokenizer.json, which does not say what they are for.
+_BOS_NAMES = (END_OF_TEXT, "<s>", "[CLS]")
+_EOS_NAMES = (END_OF_TEXT, "</s>", "[SEP]")
+_MASK_NAMES = ("[MASK]", "<mask>")
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A fast tokenizer and the ids of its special tokens."""
+
+    fast: transformers.PreTrainedTokenizerFast
+    """The tokenizer itself, its mask token included."""
+    vocab_size: int
+    """Number of ids, the mask's included."""
+    mask_id: int
+    """Id of the mask."""
+    bos_id: int
+    """Id that begins a row."""
+    eos_id: int
+    """Id that ends a text and a row."""
+    fingerprint: str
+    """SHA-256 over vocabulary, merges, special ids and the ids of a probe sentence."""
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, no special tokens added; the name of one within a text is plain text."""
+        return [one.ids for one in self.fast.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int] | np.ndarray | Tensor) -> str:
+        """The text of one sequence of ids, special tokens included by name."""
+        return self.fast.decode([int(one) for one in ids], skip_special_tokens=False)
+
+
+def _special(fast: transformers.PreTrainedTokenizerFast, declared: list[int | None], names: tuple[str, ...]) -> int:
+    """The first declared id, else that of the first known name in the vocabulary, else -1."""
+    vocabulary = fast.get_vocab()
+    known = [vocabulary[name] for name in names if name in vocabulary]
+    return next((one for one in [*declared, *known] if one is not None), -1)
+
+
+def _reader(name: str, folder: Path) -> tuple[Any, str]:
+    """The class that reads this tokenizer, and what to give to its `from_pretrained`."""
+    # By from_pretrained only: the keyword constructors of transformers 5 make empty tokenizers.
+    if (folder / "tokenizer.json").is_file():
+        return transformers.PreTrainedTokenizerFast, str(folder)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return transformers.GPT2TokenizerFast, str(folder)
+    if (folder / "vocab.txt").is_file():
+        return transformers.BertTokenizerFast, str(folder)
+    if folder.is_dir():
+        raise ValueError(
+            f"data.tokenizer={name} is a folder without tokenizer.json, vocab.json with merges.txt, or vocab.txt: "
+            "name a folder that holds them"
+        )
+    if name.startswith((".", "/", "~")):
+        raise ValueError(
+            f"data.tokenizer={name} is no folder: correct it (a relative name starts from data.root or IMDM_DATA)"
+        )
+    print(f"data.tokenizer={name} is no folder under {folder.parent}: looking for it on the hub", file=sys.stderr)
+    return transformers.AutoTokenizer, name
+
+
+def load_tokenizer(name: str, root: Path | str = ".") -> Tokenizer:
+    """Load a tokenizer from a local folder or, failing that, by its hub name.
+
+    Args:
+        name: folder that holds tokenizer.json, vocab.json and merges.txt, or vocab.txt; or a hub name.
+        root: where a relative folder starts from.
+
+    Raises:
+        ValueError: nothing loads under that name, or what loads is empty, does not give back a plain
+            English sentence, or has no begin and end tokens.
+    """
+    reader, where = _reader(name, Path(root) / Path(name).expanduser())
+    try:
+        fast = reader.from_pretrained(where)
+    except Exception as error:  # the Rust reader raises bare Exception on a damaged file
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = "does not load"
+        if reader is transformers.AutoTokenizer:
+            what = f"is no folder under {root} (data.root or IMDM_DATA) and does not load from the hub"
+        raise ValueError(f"data.tokenizer={name} {what} ({cause}): name a folder with tokenizer files") from None
+    return wrap_tokenizer(fast, name)
+
+
+def wrap_tokenizer(fast: transformers.PreTrainedTokenizerFast, name: str) -> Tokenizer:
+    """Check a fast tokenizer, give it a mask if it has none, and fingerprint it.
+
+    Raises:
+        ValueError: as `load_tokenizer`.
+    """
+    if not isinstance(fast, transformers.PreTrainedTokenizerFast):
+        raise ValueError(f"data.tokenizer={name} has no fast form: convert it to a tokenizer.json")
+    backend = fast.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    # Else a text that says "[MASK]" or "<|endoftext|>" would put the mask or an end token into the data.
+    backend.encode_special_tokens = True
+    try:
+        ids = backend.encode(_PROBE, add_special_tokens=False).ids
+        back = "".join(fast.decode(ids).lower().split())
+    except Exception:  # the Rust code raises bare Exception where the vocabulary lacks what it needs
+        back = ""
+    if back != "".join(_PROBE.lower().split()):
+        raise ValueError(
+            f"data.tokenizer={name} is empty or wrong ({len(fast)} entries; {_PROBE!r} comes back as {back[:40]!r}): "
+            "name a folder with a whole English tokenizer"
+        )
+    bos_id = _special(fast, [fast.bos_token_id, fast.cls_token_id], _BOS_NAMES)
+    eos_id = _special(fast, [fast.eos_token_id, fast.sep_token_id], _EOS_NAMES)
+    if min(bos_id, eos_id) < 0:
+        raise ValueError(
+            f"data.tokenizer={name} has no begin or no end token: add bos_token and eos_token to tokenizer_config.json"
+        )
+    mask_id = _special(fast, [fast.mask_token_id], _MASK_NAMES)
+    if mask_id < 0:
+        fast.add_special_tokens({"mask_token": _MASK_NAMES[0]})
+        mask_id = fast.mask_token_id
+    vocabulary = fast.get_vocab()
+    vocab_size = max(vocabulary.values()) + 1
+    model = json.loads(backend.to_str())["model"]
+    merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges", [])]
+    fingerprint = hash_json([sorted(vocabulary.items()), merges, ids, bos_id, eos_id, mask_id])
+    return Tokenizer(fast, vocab_size, mask_id, bos_id, eos_id, fingerprint)
+
+
+def train_bpe(texts: Iterable[str] | Iterable[list[str]], size: int, folder: Path | str) -> None:
+    """Train a byte-level BPE and save it where `load_tokenizer` and `AutoTokenizer` read it.
+
+    The same texts give the same files. Begin and end token are both `<|endoftext|>`, as in GPT-2.
+
+    Args:
+        texts: texts, or lists of them.
+        size: ids wanted, the mask not counted; a short text gives fewer.
+        folder: made if missing; tokenizer.json is written into it, not atomically.
+    """
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+    )
+    os.makedirs(folder, exist_ok=True)
+    fast.save_pretrained(str(folder))

@@ -1,0 +1,139 @@
+"""Ancestral sampling that reveals first and then predicts.
+
+The law is that of the N-step chain of Eq. 13; the work is not. All reveal steps are drawn at the start
+(`reveal.py`), the network runs at the steps that reveal something, and head, softmax and float64 draw
+run on revealed rows alone. Sequences of a batch move in lock-step by evaluation, each at its own time,
+which costs nothing as the backbone takes no time.
+
+Mask noise on the way from a time t to a time s < t, for a position that stays masked (Eq. 13, pi'):
+kept with probability alpha_t / alpha_s, else redrawn. Over several grid steps the probability to have
+been kept throughout is the product, which telescopes to alpha_t / alpha_s of the two ends, so noise
+needs no work at steps without an evaluation either.
+
+Shape suffixes: B batch, L length, A sequences not finished yet, R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from imdm_dist.config.schema import NoisePolicy
+from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reveal_steps
+from imdm_dist.diffusion.schedule import alpha
+from imdm_dist.diffusion.source import CounterSource, DrawSource
+from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
+
+ROWS_PER_DRAW = 1024
+"""Rows whose float64 probabilities exist at a time: 0.4 GB a copy with GPT-2's vocabulary."""
+
+
+class Denoiser(Protocol):
+    """What the sampler needs of a model."""
+
+    mask_id: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor: ...
+
+    def head(self, h_RD: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a rollout gave."""
+
+    tokens_BL: Tensor
+    """int64, on the host; no mask is left."""
+    evaluations: int
+    """Network passes of the batch: at most min(N, L)."""
+
+
+@torch.inference_mode()
+def sample(
+    model: Denoiser,
+    start_BL: Tensor,
+    seed_B: Tensor,
+    steps: int,
+    noise_policy: NoisePolicy = "posterior",
+    start_time_B: Tensor | None = None,
+    source: DrawSource | None = None,
+) -> Samples:
+    """Fill the masked positions of `start_BL` in N steps; a deterministic function of its arguments.
+
+    Args:
+        model: in eval mode; its `hidden` and `head` are called under the caller's autocast.
+        start_BL: int64 on the host; `model.mask_id` where tokens are to be generated, anything else is kept.
+        seed_B: int64 on the host; every draw of a sequence is keyed by its seed.
+        steps: N; the last step reveals all that is left, by sampling, with no extra pass.
+        noise_policy: posterior (Eq. 13), fixed or fresh at every grid step.
+        start_time_B: float64 time the grid starts at; 1 if not given.
+        source: where reveal steps, kept noise and tokens come from.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: sample in 1 step or more")
+    source = CounterSource() if source is None else source
+    length, device = start_BL.shape[1], model.device
+    time_B = torch.ones(len(start_BL), dtype=torch.float64) if start_time_B is None else start_time_B
+    step_BL = reveal_steps(start_BL == model.mask_id, source.reveal(seed_B, length), time_B, steps)
+    plan = plan_reveals(step_BL)
+    redraw_BL = torch.zeros_like(start_BL)
+    reached_B = time_B
+    x_BL = start_BL.to(device, copy=True)
+    evaluations = int(plan.count_B.max())
+    for evaluation in range(evaluations):
+        active_A = (plan.count_B > evaluation).nonzero().squeeze(1)
+        taken_B = plan.step_BJ[:, evaluation] - 1
+        now_B = torch.where(plan.count_B > evaluation, grid_time(time_B, taken_B, steps), reached_B)
+        redraw_BL = _redraw(redraw_BL, noise_policy, source, seed_B, taken_B, alpha(reached_B) / alpha(now_B))
+        reached_B = now_B
+        _reveal(model, source, plan, evaluation, active_A, x_BL, seed_B, redraw_BL)
+    return Samples(x_BL.cpu(), evaluations)
+
+
+def _redraw(
+    redraw_BL: Tensor,
+    noise_policy: NoisePolicy,
+    source: DrawSource,
+    seed_B: Tensor,
+    taken_B: Tensor,
+    keep_B: Tensor,
+) -> Tensor:
+    """Advance the noise of all positions; redraws are numbered by the grid step they happen at, so none recurs."""
+    if noise_policy == "fixed":
+        return redraw_BL
+    if noise_policy == "fresh":
+        return taken_B[:, None].expand_as(redraw_BL)
+    kept_BL = source.keep(seed_B, redraw_BL.shape[1], taken_B) < keep_B[:, None]
+    return torch.where(kept_BL, redraw_BL, taken_B[:, None])
+
+
+def _reveal(
+    model: Denoiser,
+    source: DrawSource,
+    plan: RevealPlan,
+    evaluation: int,
+    active_A: Tensor,
+    x_BL: Tensor,
+    seed_B: Tensor,
+    redraw_BL: Tensor,
+) -> None:
+    """Evaluate the active sequences and write the tokens of the positions that this evaluation reveals."""
+    device, length = x_BL.device, x_BL.shape[1]
+    due_AL = plan.evaluation_BL[active_A]
+    # All indices are made on the host, from draws made on the host: the device is never waited for.
+    masked = masked_rows(due_AL >= evaluation, seed_B[active_A], redraw_BL[active_A]).to(device)
+    row_R = (due_AL == evaluation).flatten().nonzero().squeeze(1)
+    sequence_R, position_R = active_A[row_R // length], row_R % length
+    h_RD = model.hidden(x_BL[active_A.to(device)], masked).flatten(0, 1)[row_R.to(device)]
+    parts = (part.split(ROWS_PER_DRAW) for part in (h_RD, seed_B[sequence_R].to(device), position_R.to(device)))
+    token_R = torch.cat([source.token(model.head(h), seed, position) for h, seed, position in zip(*parts, strict=True)])
+    x_BL.flatten()[(sequence_R * length + position_R).to(device)] = token_R

@@ -1,0 +1,1 @@
+"""What is measured on samples and models, and the reports of it."""

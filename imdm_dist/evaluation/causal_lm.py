@@ -1,0 +1,185 @@
+"""The evaluator: a small GPT-2 trained on our own token rows, for machines that have no GPT-2 Large.
+
+Its perplexities rank models trained on the same tokens; they are not comparable with GPT-2 Large's.
+
+Shape suffixes: B rows of a batch, L length.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from imdm_dist.config.schema import EvaluatorConfig, require
+from imdm_dist.data.order import Order
+from imdm_dist.data.token_file import TokenFile
+from imdm_dist.evaluation.gen_ppl import generative_perplexity
+from imdm_dist.files import hash_json, publish_dir, read_json, write_json
+from imdm_dist.provenance import versions
+
+RECORD = "evaluator.json"
+_WARM_UP_SHARE = 0.05
+_BETAS = (0.9, 0.95)
+_WEIGHT_DECAY = 0.1
+_CLIP = 1.0
+
+
+def evaluator_key(config: EvaluatorConfig, data: TokenFile, autocast: bool) -> str:
+    """Hash of what a trained evaluator's weights depend on."""
+    return hash_json({"config": asdict(config), "data": data.fingerprint, "autocast": autocast})
+
+
+def finished_evaluator(folder: Path | str, key: str) -> dict[str, Any] | None:
+    """The record of the evaluator in `folder` if it is whole and was made from what `key` stands for."""
+    path = Path(folder) / RECORD
+    record = read_json(path) if path.exists() else None
+    return record if record is not None and record["key"] == key else None
+
+
+def train_evaluator(
+    config: EvaluatorConfig,
+    data: TokenFile,
+    valid: TokenFile,
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    autocast: bool = False,
+) -> dict[str, Any]:
+    """Train a GPT-2 on token rows and publish it, whole or not at all.
+
+    AdamW, linear warm-up over the first 5 % of the steps, cosine decay to 0. The vocabulary is the data's (mask
+    included, which it never sees), so samples are scored without re-tokenising. An evaluator that was already made
+    from the same settings and data is left as it is.
+
+    Args:
+        config: size and training of the evaluator.
+        data, valid: rows to train and to validate on, of one length.
+        folder: where the model (transformers format) and evaluator.json go.
+        device: where to train.
+        autocast: bfloat16 matrix products, on fp32 weights; fast on recent CPUs and GPUs.
+
+    Returns:
+        The content of evaluator.json: key, config, valid_ppl (tokens 2 to L of every row), data fingerprints,
+        seconds, versions.
+
+    Raises:
+        ValueError: rows of fewer than two tokens, or a width that the heads do not divide.
+    """
+    require(data.length >= 2, f"rows of {data.length} token teach nothing: set data.length to 2 or more")
+    assert (data.length, data.vocab_size) == (valid.length, valid.vocab_size), "training and validation rows differ"
+    key = evaluator_key(config, data, autocast)
+    record = finished_evaluator(folder, key)
+    if record is not None:
+        return record
+    started = time.monotonic()
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        lm = _gpt2(config, data).to(device)
+        _fit(lm, config, data, torch.device(device), autocast)
+    lm.eval()
+    scored = generative_perplexity(lm, valid.tokens, config.batch)
+    record = {
+        "key": key,
+        "config": asdict(config),
+        "parameters": sum(weight.numel() for weight in lm.parameters()),
+        "valid_ppl": scored.token_level,
+        "valid_rows": valid.rows,
+        "data": data.fingerprint,
+        "valid": valid.fingerprint,
+        "autocast": autocast,
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": versions(),
+    }
+    with publish_dir(folder) as aside:
+        lm.save_pretrained(aside)
+        write_json(aside / RECORD, record)
+    return record
+
+
+def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """A causal language model in eval mode, float32.
+
+    Args:
+        folder_or_name: a folder that transformers loads, or a hub name such as gpt2-large where there is a network.
+        device: where to put it.
+
+    Raises:
+        ValueError: there is no such folder or name, or it holds no causal language model.
+    """
+    name = str(folder_or_name)
+    local = Path(name).is_dir()
+    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) is not None
+    require(
+        local or is_name,
+        f"evaluator folder {name} does not exist: train one with tools/train_evaluator.py or name another",
+    )
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=local)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"evaluator {name} cannot be loaded ({reason}): train one with tools/train_evaluator.py or name another"
+        ) from None
+    return lm.eval().to(device)
+
+
+def _gpt2(config: EvaluatorConfig, data: TokenFile) -> GPT2LMHeadModel:
+    require(
+        config.hidden_dim % config.n_heads == 0,
+        f"evaluator.hidden_dim={config.hidden_dim} must be a multiple of evaluator.n_heads={config.n_heads}",
+    )
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=data.vocab_size,
+            n_positions=data.length,
+            n_embd=config.hidden_dim,
+            n_layer=config.n_blocks,
+            n_head=config.n_heads,
+            resid_pdrop=config.dropout,
+            embd_pdrop=config.dropout,
+            # As GPT-2 but for the attention weights, where dropout would keep the fused attention from being used.
+            attn_pdrop=0.0,
+            # The same function as GPT-2's gelu_new, in one fused operation.
+            activation_function="gelu_pytorch_tanh",
+            # GPT-2's own special ids lie outside a small vocabulary; rows carry theirs themselves.
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+
+
+def _rate(step: int, steps: int) -> float:
+    warm_up = max(1, round(_WARM_UP_SHARE * steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def _fit(lm: PreTrainedModel, config: EvaluatorConfig, data: TokenFile, device: torch.device, autocast: bool) -> None:
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=config.lr, betas=_BETAS, weight_decay=_WEIGHT_DECAY)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
+    order = Order(data.rows, config.seed)
+    lm.train()
+    smooth: float | None = None
+    with tqdm(range(config.steps), desc="evaluator", unit="step") as bar:
+        for step in bar:
+            rows_BL = data.take(order.rows_of(step * config.batch, config.batch)).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                logits = lm(input_ids=rows_BL[:, :-1]).logits
+            loss = F.cross_entropy(logits.float().flatten(0, 1), rows_BL[:, 1:].flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(lm.parameters(), _CLIP)
+            optimizer.step()
+            scheduler.step()
+            smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
+            bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)

@@ -1,0 +1,83 @@
+"""A result file: figures, and everything they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imdm_dist.config.schema import Weights
+from imdm_dist.files import write_json
+from imdm_dist.provenance import versions
+
+SAMPLER = "reveal-first ancestral; the last step reveals all"
+DRAW_PRECISION = "float64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRecord:
+    """Figures of one model at one step count.
+
+    Gen. PPL is comparable only at equal draw precision, sampler, weights and number of samples: hence they stand here.
+    """
+
+    model: str
+    """What the model is called in tables."""
+    model_digest: str
+    """SHA-256 of the weights that were used."""
+    weights: Weights
+    """Moving average or raw."""
+    steps: int
+    """Sampling steps N."""
+    noise_policy: str
+    """Mask noise between two steps: posterior, fixed or fresh."""
+    seeds: tuple[int, ...]
+    """Sampling seeds."""
+    samples: int
+    """Sequences per seed."""
+    figures: Mapping[str, Any]
+    """Numbers by name; None where a figure is not defined."""
+    evaluator: Mapping[str, Any] | None = None
+    """The language model behind gen_ppl, and how its tokens were counted."""
+    sampler: str = SAMPLER
+    draw_precision: str = DRAW_PRECISION
+    """Precision of softmax and token draw."""
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "seeds": list(self.seeds)}
+
+    def write(self, path: Path | str) -> None:
+        """Publish as JSON."""
+        write_json(path, self.to_dict())
+
+
+def mean_figures(figures_by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Mean of every figure over the seeds; None where some seed has none."""
+    means: dict[str, float | None] = {}
+    for name in figures_by_seed[0]:
+        values = [figures[name] for figures in figures_by_seed]
+        present = [value for value in values if value is not None]
+        means[name] = sum(present) / len(present) if len(present) == len(values) else None
+    return means
+
+
+def format_cell(value: object, digits: int = 3) -> str:
+    """A table cell: floats to `digits` significant digits (whole parts whole), None as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def table_markdown(headers: Sequence[str], rows: Sequence[Sequence[object]], digits: int = 3) -> str:
+    """A GitHub table; the first column is aligned left, the others right."""
+    lines = ["| " + " | ".join(headers) + " |"]
+    lines.append("|" + "|".join([":---"] + ["---:"] * (len(headers) - 1)) + "|")
+    for row in rows:
+        assert len(row) == len(headers), "a table row has as many cells as there are headers"
+        lines.append("| " + " | ".join(format_cell(cell, digits) for cell in row) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,35 @@
+"""Samples of a model for evaluation: unconditional or completions, a function of the sampling seed.
+
+Shape suffixes: B batch, L length, P prompts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from imdm_dist import draws
+from imdm_dist.config.schema import EvaluationConfig
+from imdm_dist.diffusion.sampler import sample
+from imdm_dist.draws import Purpose
+from imdm_dist.model import DiT
+
+
+def draw_samples(
+    model: DiT, config: EvaluationConfig, length: int, steps: int, seed: int, prompts_PL: Tensor | None = None
+) -> Tensor:
+    """Sequences [config.samples, L], int64; sample i is keyed by a child of `seed` and starts from prompt i mod P.
+
+    Args:
+        length: L of unconditional samples.
+        prompts_PL: tokens with the mask id where to generate; None starts from masks alone.
+    """
+    index = torch.arange(config.samples)
+    seeds = draws.derive_seed(seed, Purpose.SAMPLE, index)
+    if prompts_PL is None:
+        prompts_PL = torch.full((1, length), model.mask_id)
+    starts = prompts_PL[index % len(prompts_PL)]
+    batches = list(zip(starts.split(config.batch), seeds.split(config.batch), strict=True))
+    bar = tqdm(batches, desc=f"{steps} steps, seed {seed}", unit="batch", leave=False)
+    return torch.cat([sample(model, start, seed_B, steps, config.noise_policy).tokens_BL for start, seed_B in bar])

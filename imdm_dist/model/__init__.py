@@ -1,0 +1,6 @@
+"""The backbone and its mask embeddings: plain torch modules."""
+
+from imdm_dist.model.backbone import DiT
+from imdm_dist.model.mask_embedding import FiniteMask, InfiniteMask, MaskedRows, masked_rows
+
+__all__ = ["DiT", "FiniteMask", "InfiniteMask", "MaskedRows", "masked_rows"]

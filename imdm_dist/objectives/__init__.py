@@ -1,0 +1,1 @@
+"""Losses, and the examples they are computed on."""

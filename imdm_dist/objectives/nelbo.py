@@ -1,0 +1,25 @@
+"""The NELBO of masked diffusion (Eq. 5; Eq. 14 on a coupling): 1/t-weighted cross-entropy of masked tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from imdm_dist.diffusion.schedule import nelbo_weight
+from imdm_dist.model import DiT
+from imdm_dist.objectives.batch import MaskedBatch
+from imdm_dist.objectives.row_loss import sum_over_rows, weighted_nll
+
+
+def nelbo(model: DiT, batch: MaskedBatch, chunk_rows: int) -> Tensor:
+    """This micro-batch's share of the loss: sum over masked tokens of -log p / t, over `batch.total` tokens.
+
+    Returns:
+        float32 scalar, nats per token when summed over the micro-batches of the global batch.
+    """
+    h_MD = model.hidden(batch.x_BL, batch.masked).flatten(0, 1)[batch.masked.flat_M]
+    weight_M = nelbo_weight(batch.row_time_M()).float()
+
+    def loss_of_rows(h_RD: Tensor, target_R: Tensor, weight_R: Tensor) -> Tensor:
+        return weighted_nll(model.head(h_RD), target_R, weight_R)
+
+    return sum_over_rows(loss_of_rows, (h_MD, batch.target_M, weight_M), chunk_rows) / batch.total

@@ -1,0 +1,122 @@
+"""An objective as the train loop sees it: a loss on a micro-batch, and state that moves with the step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from imdm_dist.config.schema import ObjectiveConfig, Weights
+from imdm_dist.model import DiT
+from imdm_dist.objectives.batch import MaskedBatch
+from imdm_dist.objectives.nelbo import nelbo
+from imdm_dist.objectives.sdtt import sdtt
+
+NamedTensors = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What the loop calls, in this order: `loss` for each micro-batch of a step, then `end_step`."""
+
+    def loss(self, model: DiT, batch: MaskedBatch) -> Tensor:
+        """Share of the loss of a micro-batch that lies on the host."""
+        ...
+
+    def end_step(self, done: int, weights: Callable[[Weights], NamedTensors]) -> None:
+        """Move the state on after `done` steps in all."""
+        ...
+
+    def state(self) -> NamedTensors:
+        """Tensors a checkpoint must hold to go on exactly."""
+        ...
+
+    def load_state(self, done: int, state: NamedTensors) -> None:
+        """Take the state of a checkpoint at `done` steps."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What to log beside the loss."""
+        ...
+
+
+class NelboObjective:
+    """Eq. 5 on data, Eq. 14 on a coupling; no state."""
+
+    def __init__(self, chunk_rows: int) -> None:
+        self.chunk_rows = chunk_rows
+
+    def loss(self, model: DiT, batch: MaskedBatch) -> Tensor:
+        """See `Objective`."""
+        return nelbo(model, batch.to(model.device), self.chunk_rows)
+
+    def end_step(self, done: int, weights: Callable[[Weights], NamedTensors]) -> None:
+        """Nothing moves."""
+
+    def state(self) -> NamedTensors:
+        """Nothing to hold."""
+        return {}
+
+    def load_state(self, done: int, state: NamedTensors) -> None:
+        """Nothing to take."""
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing beside the loss."""
+        return {}
+
+
+class SdttObjective:
+    """SDTT: after each round the student becomes the teacher and the step doubles.
+
+    Args:
+        student: the model at the start of round 0; the first teacher is a copy of it.
+    """
+
+    def __init__(self, config: ObjectiveConfig, student: DiT, chunk_rows: int) -> None:
+        self.config, self.chunk_rows = config, chunk_rows
+        self.teacher = copy.deepcopy(student).eval().requires_grad_(False)
+        self.round = 0
+
+    @property
+    def dt(self) -> float:
+        """The teacher's step in this round."""
+        return 2.0**self.round / self.config.grid
+
+    def loss(self, model: DiT, batch: MaskedBatch) -> Tensor:
+        """See `Objective`."""
+        config = self.config
+        return sdtt(model, self.teacher, batch, self.dt, config.divergence, config.noise_policy, self.chunk_rows)
+
+    def end_step(self, done: int, weights: Callable[[Weights], NamedTensors]) -> None:
+        """See `Objective`."""
+        if done % self.config.steps_per_round == 0:
+            self._set_teacher(weights(self.config.teacher_weights))
+            self.round = self._round_after(done)
+
+    def state(self) -> NamedTensors:
+        """The teacher's weights by name; the round follows from the step."""
+        return {name: parameter.detach() for name, parameter in self.teacher.named_parameters()}
+
+    def load_state(self, done: int, state: NamedTensors) -> None:
+        """See `Objective`."""
+        self._set_teacher(state)
+        self.round = self._round_after(done)
+
+    def metrics(self) -> dict[str, float]:
+        """Round and teacher step."""
+        return {"round": self.round, "dt": self.dt}
+
+    def _round_after(self, done: int) -> int:
+        return min(done // self.config.steps_per_round, self.config.rounds - 1)
+
+    @torch.no_grad()
+    def _set_teacher(self, weights: NamedTensors) -> None:
+        for name, parameter in self.teacher.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def build_objective(config: ObjectiveConfig, model: DiT, chunk_rows: int) -> Objective:
+    """The objective that `config` names, for `model` as it is before the first step."""
+    return SdttObjective(config, model, chunk_rows) if config.kind == "sdtt" else NelboObjective(chunk_rows)

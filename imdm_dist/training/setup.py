@@ -1,0 +1,142 @@
+"""What a training run is made of, checked and put together before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imdm_dist.config import to_dict
+from imdm_dist.config.schema import Config
+from imdm_dist.coupling import Coupling
+from imdm_dist.data import Dataset, TokenFile, prepare
+from imdm_dist.model import DiT
+from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, cut_batch
+from imdm_dist.training.checkpoint import initialise, load_model, newest_checkpoint
+
+FREE_SETTINGS = ("steps", "log_every", "save_every", "keep_last", "valid_every", "valid_rows", "wandb")
+"""Settings of the train section that a resumed run may change: none of them shapes a step."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to start or to go on."""
+
+    config: Config
+    folder: Path
+    data: Dataset
+    model: DiT
+    """On the host, with the weights of `inputs.init` or random ones."""
+    cut: Cut
+    examples: DataExamples | CouplingExamples
+    provenance: dict[str, Any]
+    """Digests of data, initial weights and coupling."""
+    last: int
+    """Optimizer steps in all."""
+    done: int
+    """Steps of the checkpoint to resume from; 0 if there is none."""
+    resume: Path | None
+    """That checkpoint."""
+
+
+def set_up(config: Config, folder: Path) -> Run:
+    """Check settings and inputs, and find what there is to resume.
+
+    Raises:
+        ValueError: settings, data, initial weights, coupling or an earlier run in `folder` do not fit.
+    """
+    last = total_steps(config)
+    cut = cut_batch(config.train.global_batch, config.engine.micro_batch)
+    data = prepare(config.data)
+    torch.manual_seed(config.train.seed)
+    model = DiT(config.model, data.train.vocab_size, data.train.mask_id)
+    provenance: dict[str, Any] = {"data": data.train.fingerprint}
+    if config.inputs.init:
+        source = load_model(config.inputs.init, config.inputs.init_weights)
+        initialise(model, source)
+        provenance["init"] = {"weights": source.digest, "kind": source.weights, "step": source.step}
+    examples: DataExamples | CouplingExamples
+    if config.objective.kind == "redi":
+        coupling = open_coupling(config, data.train)
+        provenance["coupling"] = coupling.digest
+        examples = CouplingExamples(coupling, config.train.seed, cut, config.objective.redraw_noise)
+    else:
+        examples = DataExamples(data.train, config.train.seed, cut, count_masked=config.objective.kind == "sdtt")
+    found = newest_checkpoint(folder)
+    if found is None:
+        return Run(config, folder, data, model, cut, examples, provenance, last, 0, None)
+    path, state = found
+    check_resumable(state, config, provenance)
+    return Run(config, folder, data, model, cut, examples, provenance, last, state["step"], path)
+
+
+def total_steps(config: Config) -> int:
+    """Optimizer steps of a run.
+
+    Raises:
+        ValueError: train.steps and the objective contradict each other.
+    """
+    if config.objective.kind != "sdtt":
+        if config.train.steps == 0:
+            raise ValueError("train.steps is 0: set it to the number of optimizer steps")
+        return config.train.steps
+    steps = config.objective.rounds * config.objective.steps_per_round
+    if config.train.steps not in (0, steps):
+        raise ValueError(
+            f"train.steps={config.train.steps}, but SDTT takes objective.rounds * objective.steps_per_round = {steps}: "
+            "leave train.steps at 0"
+        )
+    return steps
+
+
+def open_coupling(config: Config, data: TokenFile) -> Coupling:
+    """The coupling of a ReDi run.
+
+    Raises:
+        ValueError: none is named, or it was made with another vocabulary or length.
+    """
+    if not config.inputs.coupling:
+        raise ValueError("objective.kind=redi trains on a coupling: set inputs.coupling to its folder")
+    coupling = Coupling.open(config.inputs.coupling)
+    ours = (data.vocab_size, data.mask_id, data.length)
+    theirs = (coupling.vocab_size, coupling.mask_id, coupling.length)
+    if ours != theirs:
+        raise ValueError(
+            f"the coupling has (vocabulary, mask, length) {theirs}, the data {ours}: "
+            "make it again with this data.* configuration"
+        )
+    return coupling
+
+
+def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str, Any]) -> None:
+    """Check that a checkpoint is of this very run.
+
+    Raises:
+        ValueError: its settings or inputs differ in what shapes the result.
+    """
+    theirs, ours = shaping_settings(state["config"]), shaping_settings(to_dict(config))
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ValueError(
+                f"the checkpoint of this folder was made with {name}={theirs.get(name)}, now it is {value}: "
+                "use the old setting, or another folder"
+            )
+    if state["provenance"] != provenance:
+        changed = sorted(name for name in provenance if state["provenance"].get(name) != provenance[name])
+        raise ValueError(
+            f"the checkpoint of this folder was made from another {', '.join(changed)}: use another folder"
+        )
+
+
+def shaping_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Flat settings, by dotted name, that shape what a step does; paths, intervals and chunk sizes do not."""
+    flat = {
+        f"{section}.{name}": value
+        for section in ("model", "objective", "optimizer", "engine", "train")
+        for name, value in config[section].items()
+    }
+    for name in (*(f"train.{free}" for free in FREE_SETTINGS), "engine.loss_chunk_rows"):
+        del flat[name]
+    return flat

@@ -1,0 +1,173 @@
+"""Claims: one owner at a time, dead ones taken over, living ones left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imdm_dist.coupling import claim as claim_module
+from imdm_dist.coupling.claim import Claims, process_start, this_host
+
+
+class Clock:
+    """A monotonic clock that the test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(claim_module.time, "monotonic", clock)
+    return clock
+
+
+def write_claim(folder: Path, **changed: Any) -> Path:
+    owner = {"host": "elsewhere", "pid": 1, "started": "5", "token": "their own", "beats": 3}
+    folder.mkdir(exist_ok=True)
+    path = folder / "a.claim"
+    path.write_text(json.dumps(owner | changed))
+    return path
+
+
+def test_one_owner_at_a_time_and_none_after_release(tmp_path: Path) -> None:
+    ours, theirs = Claims(tmp_path / "claims"), Claims(tmp_path / "claims")
+    claim = ours.acquire("a")
+    assert claim is not None and claim.held()
+    assert theirs.acquire("a") is None
+    other = theirs.acquire("b")
+    assert other is not None
+    claim.release()
+    with theirs.acquire("a") or pytest.fail("not claimed") as again:
+        assert again.held()
+    other.release()
+    assert list(tmp_path.glob("claims/*")) == []
+    ours.remove_folder()
+    assert not (tmp_path / "claims").exists()
+
+
+def test_a_claim_is_released_when_its_work_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), Claims(tmp_path).hold("a"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_heartbeat_changes_the_content_and_not_its_length(tmp_path: Path) -> None:
+    with Claims(tmp_path, expiry_s=0.15).hold("a"):
+        first = (tmp_path / "a.claim").read_bytes()
+        deadline = time.monotonic() + 5
+        while (later := (tmp_path / "a.claim").read_bytes()) == first and time.monotonic() < deadline:
+            time.sleep(0.005)
+    assert json.loads(later)["beats"] > json.loads(first)["beats"]
+    assert len(later) == len(first)
+    assert json.loads(first)["host"] == this_host() and json.loads(first)["pid"] == os.getpid()
+
+
+def test_a_silent_claim_of_another_host_expires_by_our_clock(tmp_path: Path, clock: Clock) -> None:
+    path = write_claim(tmp_path)
+    claims = Claims(tmp_path, expiry_s=60)
+    assert claims.acquire("a") is None
+    clock.now += 59
+    assert claims.acquire("a") is None
+    path.write_text(path.read_text().replace('"beats": 3', '"beats": 4'))
+    clock.now += 59
+    assert claims.acquire("a") is None
+    clock.now += 59
+    assert claims.acquire("a") is None
+    clock.now += 2
+    with claims.acquire("a") or pytest.fail("the dead claim was not taken over") as claim:
+        assert claim.held()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.claim"]
+
+
+def test_another_machine_whose_clock_is_years_off_is_not_dead(tmp_path: Path, clock: Clock) -> None:
+    path = write_claim(tmp_path)
+    os.utime(path, (0, 0))
+    assert Claims(tmp_path, expiry_s=60).acquire("a") is None
+
+
+def test_a_claim_that_was_never_filled_in_expires(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "a.claim").touch()
+    claims = Claims(tmp_path, expiry_s=60)
+    assert claims.acquire("a") is None
+    clock.now += 61
+    with claims.acquire("a") or pytest.fail("not taken over"):
+        pass
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_a_killed_process_of_this_host_is_dead_at_once(tmp_path: Path, collected: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        write_claim(tmp_path, host=this_host(), pid=process.pid, started=process_start(process.pid))
+        assert Claims(tmp_path).acquire("a") is None
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        if collected:
+            process.wait()
+        with Claims(tmp_path).acquire("a") or pytest.fail("not taken over") as claim:
+            assert claim.held()
+
+
+def test_a_process_number_that_is_in_use_again_is_dead_at_once(tmp_path: Path) -> None:
+    write_claim(tmp_path, host=this_host(), pid=os.getpid(), started="5")
+    with Claims(tmp_path).acquire("a") or pytest.fail("not taken over") as claim:
+        assert claim.held()
+
+
+def test_a_living_process_of_this_host_is_not_dead(tmp_path: Path) -> None:
+    write_claim(tmp_path, host=this_host(), pid=os.getpid(), started=process_start(os.getpid()))
+    assert Claims(tmp_path).acquire("a") is None
+
+
+def test_an_owner_that_lost_its_claim_leaves_the_new_owner_alone(tmp_path: Path) -> None:
+    late = Claims(tmp_path, expiry_s=0.15).hold("a")
+    os.rename(tmp_path / "a.claim", tmp_path / "taken away")
+    with Claims(tmp_path).hold("a") as claim:
+        before = (tmp_path / "a.claim").read_bytes()
+        time.sleep(0.05)
+        assert not late.held()
+        late.release()
+        assert (tmp_path / "a.claim").read_bytes() == before
+        assert claim.held()
+
+
+def test_a_claim_taken_over_between_look_and_rename_is_put_back(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_claim(tmp_path)
+    slow, quick = Claims(tmp_path, expiry_s=60), Claims(tmp_path, expiry_s=60)
+    assert slow.acquire("a") is None and quick.acquire("a") is None
+    clock.now += 61
+    dead = slow._dead
+    taken = []
+
+    def look_then_stall(name: str, content: bytes) -> bool:
+        verdict = dead(name, content)
+        taken.append(quick.acquire("a"))
+        return verdict
+
+    monkeypatch.setattr(slow, "_dead", look_then_stall)
+    assert slow.acquire("a") is None
+    assert taken[0] is not None and taken[0].held()
+    taken[0].release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_empty_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(claim_module.os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        Claims(tmp_path).acquire("a")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,34 @@
+"""Train one stage: a teacher, an SDTT student or a ReDi student."""
+
+from __future__ import annotations
+
+import argparse
+
+from imdm_dist.cli import guarded
+from imdm_dist.config import Config, load_config, to_yaml
+
+EXAMPLE = """example, a small teacher on the embedded text, in a minute:
+  python tools/train.py runs/teacher --config configs/embedded.yaml train.steps=200
+Run the same command again to go on after an interruption."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="run folder: checkpoints, metrics.jsonl and config.json go here")
+    parser.add_argument("--config", help="YAML file of settings")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    arguments = parser.parse_intermixed_args()
+    config = load_config(Config, arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        return
+    from imdm_dist.training.loop import train
+
+    train(config, arguments.folder)
+
+
+if __name__ == "__main__":
+    guarded(main)

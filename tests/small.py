@@ -10,7 +10,7 @@ from imdm_dist.model import DiT
 
 def small_config(kind: str = "infinite", **changes) -> ModelConfig:
     """Width 32, two blocks, two heads, noise of 8 dimensions, 3 states if finite."""
-    settings = dict(size="custom", hidden_dim=32, n_blocks=2, n_heads=2, cond_dim=16, dropout=0.0)
+    settings = {"size": "custom", "hidden_dim": 32, "n_blocks": 2, "n_heads": 2, "cond_dim": 16, "dropout": 0.0}
     return ModelConfig(**(settings | changes), mask=MaskConfig(kind=kind, noise_dim=8, n_states=3))
 
 

@@ -39,8 +39,8 @@ def exact_law(prediction, policy, alphas, start):
         alphas: alpha at every grid point, the last being 1.
         start: for each position the codes it may start with, equally likely.
     """
-    law = {codes: 1.0 for codes in itertools.product(*start)}
-    law = {codes: 1 / len(law) for codes in law}
+    starts = list(itertools.product(*start))
+    law = dict.fromkeys(starts, 1 / len(starts))
     for now, then in itertools.pairwise(alphas):
         reveal = (then - now) / (1 - now)
         keep = {"posterior": now / then, "fixed": 1.0, "fresh": 0.0}[policy]

@@ -47,9 +47,9 @@ class MaskConfig:
     """Mask states of a finite mask."""
 
     def __post_init__(self) -> None:
-        require(self.noise_dim > 0, f"mask.noise_dim is {self.noise_dim}: set it to 1 or more")
-        require(self.scale > 0, f"mask.scale is {self.scale}: set it above 0")
-        require(self.n_states > 0, f"mask.n_states is {self.n_states}: set it to 1 or more")
+        require(self.noise_dim > 0, f"model.mask.noise_dim is {self.noise_dim}: set it to 1 or more")
+        require(self.scale > 0, f"model.mask.scale is {self.scale}: set it above 0")
+        require(self.n_states > 0, f"model.mask.n_states is {self.n_states}: set it to 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class DataConfig:
     """Text, tokenizer and packing."""
 
     root: str = ""
-    """Folder that relative paths below start from; empty takes the environment's IMDM_DATA, else the working folder."""
+    """Folder that relative train and valid files start from; empty: the environment's IMDM_DATA, else where you are."""
     source: Literal["embedded", "files", "hub", "synthetic"] = "embedded"
     """embedded: English that CPython carries; files: train/valid below; hub: a data set's name; synthetic: {00, 11}."""
     train: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ class EngineConfig:
     zero_stage: Literal[0, 1, 2, 3] = 0
     """What ZeRO splits: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     precision: Literal["fp32", "autocast", "bf16"] = "fp32"
-    """fp32; autocast: fp32 weights, bf16 matrix products; bf16: bf16 weights with fp32 masters (needs zero_stage >= 1)."""
+    """fp32; autocast: fp32 weights, bf16 products; bf16: bf16 weights, fp32 masters (needs zero_stage >= 1)."""
     micro_batch: int = 0
     """Examples in one forward pass; 0 takes the whole share of a rank (no accumulation)."""
     loss_chunk_rows: int = 4096
@@ -175,7 +175,7 @@ class EngineConfig:
         require(self.loss_chunk_rows > 0, "engine.loss_chunk_rows must be 1 or more")
         require(
             self.precision != "bf16" or self.zero_stage >= 1,
-            "engine.precision=bf16 keeps its fp32 masters in ZeRO: set engine.zero_stage=1 or engine.precision=autocast",
+            "engine.precision=bf16 has its fp32 masters in ZeRO: set engine.zero_stage=1 or engine.precision=autocast",
         )
 
 
@@ -205,7 +205,7 @@ class ObjectiveConfig:
         require(self.steps_per_round >= 1, f"objective.steps_per_round is {self.steps_per_round}: set it to 1 or more")
         require(
             self.grid >= 2**self.rounds,
-            f"objective.grid={self.grid} cannot be halved objective.rounds={self.rounds} times: raise grid or lower rounds",
+            f"objective.grid={self.grid} cannot be halved objective.rounds={self.rounds} times: raise it",
         )
 
 

@@ -84,7 +84,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self) -> Tensor:
         """The conditioning vector, [1, C]."""
-        weight = self.mlp[0].weight
+        weight = next(self.parameters())
         half = self.frequencies // 2
         angle_zero = torch.cat((torch.ones(1, half), torch.zeros(1, half)), dim=-1)  # cos 0, sin 0
         return F.silu(self.mlp(angle_zero.to(weight)))

@@ -55,19 +55,16 @@ class InfiniteMask(nn.Sequential):
     def __init__(
         self, hidden_dim: int, noise_dim: int, law: Literal["uniform", "gaussian"], scale: float, output_bias: bool
     ) -> None:
-        super().__init__(
-            nn.Linear(noise_dim, 4 * hidden_dim), nn.GELU(), nn.Linear(4 * hidden_dim, hidden_dim, bias=output_bias)
-        )
+        output = nn.Linear(4 * hidden_dim, hidden_dim, bias=output_bias)
+        for parameter in output.parameters():
+            nn.init.zeros_(parameter)
+        super().__init__(nn.Linear(noise_dim, 4 * hidden_dim), nn.GELU(), output)
         self.noise_dim, self.law, self.scale = noise_dim, law, scale
-        output = self[2]
-        nn.init.zeros_(output.weight)
-        if output_bias:
-            nn.init.zeros_(output.bias)
 
     def offset(self, rows: MaskedRows) -> Tensor:
         """Offsets to E(m), [M, D]."""
         noise_MK = draws.noise(rows.seed_M, rows.position_M, rows.redraw_M, self.noise_dim, self.law)
-        return self(noise_MK.mul_(self.scale).to(self[0].weight.dtype))
+        return self(noise_MK.mul_(self.scale).to(next(self.parameters()).dtype))
 
 
 class FiniteMask(nn.Module):

@@ -9,7 +9,8 @@ Shape suffixes: B batch, L length, M masked rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,11 +44,12 @@ class MaskedBatch:
 
     def to(self, device: torch.device) -> MaskedBatch:
         """Copy to `device` without waiting."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "total"}
-        return replace(
-            self,
-            **{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v.to(device) for k, v in moved.items()},
-        )
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
+            for name, value in vars(self).items()
+            if name != "total"
+        }
+        return replace(self, **moved)
 
     def row_time_M(self) -> Tensor:
         """Time of each masked row's sequence."""

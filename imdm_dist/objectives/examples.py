@@ -115,7 +115,7 @@ class CouplingExamples:
         return build_batch(pair["result_KL"], masked_BL, time_B, seed_B, draw_seed_B, coupling.mask_id, total)
 
     def _corrupt(self, start_BL: Tensor, time_B: Tensor, draw_seed_B: Tensor, piece: int) -> tuple[Tensor, Tensor]:
-        """Which positions are masked, at what time: as stored (perturbed), or drawn between start and result (plain)."""
+        """What is masked, and at what time: as stored (perturbed), or drawn between start and result (plain)."""
         masked_BL = start_BL == self.coupling.mask_id
         if self.coupling.plan["kind"] == "perturbed":
             return masked_BL, time_B

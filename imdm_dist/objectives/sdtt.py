@@ -13,6 +13,7 @@ Shape suffixes: B batch, L length, M masked rows, R rows, D hidden width, A sequ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ class TeacherSteps:
 
     def to(self, device: torch.device) -> TeacherSteps:
         """Copy to `device` without waiting."""
-        return TeacherSteps(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+        moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in vars(self).items()}
+        return TeacherSteps(**moved)
 
 
 def plan_teacher(batch: MaskedBatch, dt: float, noise_policy: NoisePolicy) -> TeacherSteps:

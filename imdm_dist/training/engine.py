@@ -165,12 +165,14 @@ class Engine:
                 self._engine.optimizer.state[parameter][kind].copy_(moment)
             return
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed.runtime.zero import GatheredParameters
 
         safe_set_full_fp32_param(parameter, weight)
         for kind, moment in moments.items():
             safe_set_full_optimizer_state(parameter, moment, kind)
-        if self.config.zero_stage < 3:
-            parameter.copy_(weight)  # the copy the forward pass uses
+        # The copy that the forward pass uses is another one, and in stage 3 it has to be gathered to be written.
+        with GatheredParameters([parameter], modifier_rank=0, enabled=self.config.zero_stage == 3):
+            parameter.data.copy_(weight)
 
     def close(self) -> None:
         """Free what the engine holds."""

@@ -77,12 +77,13 @@ def train(config: Config, folder: Path | str) -> None:
         # 2. The update, then what follows the weights: EMA and, at a round's end, the SDTT teacher.
         lr = learning_rate(config.optimizer, done - 1)
         grad_norm = engine.step(lr)
+        place = objective.metrics()
         state.follow(done)
         # 3. The record. Reading the loss waits for the device, so it is done once an interval.
         bar.update()
         meter.steps += 1
         if done % config.train.log_every == 0 or done == run.last:
-            line = {"step": done, **meter.lap(), "grad_norm": float(grad_norm), "lr": lr, **objective.metrics()}
+            line = {"step": done, **meter.lap(), "grad_norm": float(grad_norm), "lr": lr, **place}
             log.write(line)
             bar.set_postfix_str(f"loss {line['loss']:.4f}, {line['tokens_per_s'] / 1000:.1f}k tok/s")
         if config.train.valid_every and (done % config.train.valid_every == 0 or done == run.last):

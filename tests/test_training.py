@@ -1,0 +1,298 @@
+"""Training: a run that was cut off ends as one that was not, in every mode; bad checkpoints are named."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from imdm_dist.config import (
+    Config,
+    CouplingConfig,
+    DataConfig,
+    EngineConfig,
+    InputsConfig,
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from imdm_dist.coupling.workers import generate_coupling
+from imdm_dist.data import prepare
+from imdm_dist.objectives.examples import CouplingExamples, DataExamples, cut_batch
+from imdm_dist.training.checkpoint import load_model, newest_checkpoint
+from imdm_dist.training.loop import learning_rate, train
+from imdm_dist.training.metrics import read_metrics
+from imdm_dist.training.setup import open_coupling
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+def text_config(home, **sections):
+    texts = home / "text.txt"
+    if not texts.exists():
+        texts.write_text("".join(f"line {i} has the words {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(300)))
+    model = {"size": "custom", "hidden_dim": 32, "n_blocks": 2, "n_heads": 2, "dropout": 0.1}
+    base = Config(
+        model=ModelConfig(**model),
+        data=DataConfig(
+            source="files", train=(str(texts),), valid=(str(texts),), bpe_size=300, length=12, cache=str(home / "data")
+        ),
+        optimizer=OptimizerConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
+        train=TrainConfig(steps=STEPS, global_batch=8, log_every=1, save_every=3, keep_last=5, valid_rows=16),
+    )
+    return replace(base, **sections)
+
+
+def noisy(config):
+    return replace(config.model, mask=MaskConfig(kind="infinite", noise_dim=8))
+
+
+@pytest.fixture(scope="module")
+def teacher(home):
+    folder = home / "teacher"
+    train(text_config(home), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coupling(home, teacher):
+    folder = home / "coupling"
+    config = text_config(home, coupling=CouplingConfig(pairs=32, shards=2, steps=16, batch=8))
+    generate_coupling(config, teacher, folder, workers=1)
+    return folder
+
+
+def tensors(folder, step=STEPS):
+    path = folder / f"step-{step:08d}"
+    return {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+
+
+def assert_equal(ours, theirs, tolerance=0.0):
+    assert ours.keys() == theirs.keys()
+    for stem in ours:
+        assert ours[stem].keys() == theirs[stem].keys()
+        for name, tensor in ours[stem].items():
+            if stem != "rng":
+                difference = float((tensor - theirs[stem][name]).abs().max())
+                assert difference <= tolerance, (stem, name, difference)
+
+
+def cut_off_then_resumed(config, whole, broken):
+    """Train `whole` in one go, and `broken` from a copy of the other's checkpoint of half way."""
+    import shutil
+
+    train(config, whole)
+    broken.mkdir()
+    shutil.copytree(whole / "step-00000003", broken / "step-00000003")
+    train(config, broken)
+
+
+MODES = {
+    "plain": EngineConfig(),
+    "accumulation": EngineConfig(micro_batch=2),
+    "autocast": EngineConfig(precision="autocast"),
+    "chunks": EngineConfig(loss_chunk_rows=20),
+    "zero1": EngineConfig(zero_stage=1),
+    "zero2": EngineConfig(zero_stage=2),
+    "zero3": EngineConfig(zero_stage=3),
+    "bf16": EngineConfig(zero_stage=1, precision="bf16"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resumed_equals_unbroken(home, mode):
+    config = text_config(home, engine=MODES[mode])
+    cut_off_then_resumed(config, home / f"whole-{mode}", home / f"broken-{mode}")
+    ours, theirs = tensors(home / f"whole-{mode}"), tensors(home / f"broken-{mode}")
+    assert_equal(ours, theirs)
+    assert torch.equal(ours["rng"]["cpu"], theirs["rng"]["cpu"])
+    losses = [[line["loss"] for line in read_metrics(home / f"{kind}-{mode}")] for kind in ("whole", "broken")]
+    assert losses[0][3:] == losses[1]
+
+
+@pytest.mark.parametrize(("mode", "tolerance"), [("accumulation", 2e-5), ("zero1", 2e-5), ("zero3", 2e-5)])
+def test_modes_agree(home, mode, tolerance):
+    """The split of the work does not show in the result; without dropout, whose draws depend on it."""
+    results = {}
+    for name in ("plain", mode):
+        config = text_config(home, engine=MODES[name])
+        config = replace(config, model=replace(config.model, dropout=0.0), train=replace(config.train, steps=3))
+        train(config, home / f"agree-{mode}-{name}")
+        results[name] = tensors(home / f"agree-{mode}-{name}", 3)
+    for stem in ("weights", "ema"):
+        assert_equal({stem: results["plain"][stem]}, {stem: results[mode][stem]}, tolerance)
+    norms = [[line["grad_norm"] for line in read_metrics(home / f"agree-{mode}-{name}")] for name in results]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_sdtt_resumes_within_a_round(home, teacher):
+    """Six steps are three rounds of two; the checkpoint of step three lies inside the second."""
+    config = text_config(home, inputs=InputsConfig(init=str(teacher)))
+    config = replace(
+        config,
+        model=noisy(config),
+        objective=ObjectiveConfig(kind="sdtt", rounds=3, steps_per_round=2, grid=16),
+        train=replace(config.train, steps=0),
+    )
+    cut_off_then_resumed(config, home / "whole-sdtt", home / "broken-sdtt")
+    assert_equal(tensors(home / "whole-sdtt"), tensors(home / "broken-sdtt"))
+    lines = read_metrics(home / "whole-sdtt")
+    assert [line["round"] for line in lines] == [0, 0, 1, 1, 2, 2]
+    assert [line["dt"] for line in lines] == [1 / 16, 1 / 16, 1 / 8, 1 / 8, 1 / 4, 1 / 4]
+    held = tensors(home / "whole-sdtt", 3)
+    assert "objective" in held
+    first = load_file(teacher / f"step-{STEPS:08d}" / "ema.safetensors")
+    assert any(not torch.equal(held["objective"][name], first[name]) for name in first)  # the student of round 0
+
+
+def test_redi_trains_on_a_coupling_and_resumes(home, teacher, coupling):
+    config = text_config(home, inputs=InputsConfig(init=str(teacher), coupling=str(coupling)))
+    config = replace(config, model=noisy(config), objective=ObjectiveConfig(kind="redi"))
+    cut_off_then_resumed(config, home / "whole-redi", home / "broken-redi")
+    assert_equal(tensors(home / "whole-redi"), tensors(home / "broken-redi"))
+
+
+def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home, teacher, coupling):
+    config = text_config(home, inputs=InputsConfig(coupling=str(coupling)))
+    pairs = open_coupling(config, prepare(config.data).train)
+    seed_of = {tuple(row.tolist()): seed for row, seed in zip(pairs.result_PL, pairs.seed_P.tolist(), strict=True)}
+    for redraw in (False, True):
+        examples = CouplingExamples(pairs, 0, cut_batch(8, 4), redraw)
+        kept = [
+            seed_of[tuple(clean.tolist())] == int(seed)
+            for step in range(12)  # three epochs of 32 pairs
+            for batch in examples.step(step)
+            for clean, seed in zip(batch.clean_BL, batch.seed_B, strict=True)
+        ]
+        assert all(kept) if not redraw else not any(kept)
+
+
+def test_examples_do_not_depend_on_how_they_are_cut(home):
+    data = prepare(text_config(home).data).train
+    for count_masked in (False, True):
+        whole = DataExamples(data, 3, cut_batch(8, 0), count_masked).step(5)
+        cut = [cut_batch(8, 2, rank, 2) for rank in range(2)]
+        parts = [batch for c in cut for batch in DataExamples(data, 3, c, count_masked).step(5)]
+        assert [len(batch.x_BL) for batch in parts] == [2, 2, 2, 2]
+        for name in ("x_BL", "clean_BL", "time_B", "seed_B", "target_M"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole[0], name)), name
+        assert {part.total for part in parts} == {whole[0].total}
+
+
+def test_warm_up_then_constant():
+    config = OptimizerConfig(lr=1.0, warmup_steps=4)
+    assert [learning_rate(config, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_a_finished_run_is_left_alone(home, teacher):
+    before = sorted((p, p.stat().st_mtime_ns) for p in teacher.rglob("*"))
+    train(text_config(home), teacher)
+    assert sorted((p, p.stat().st_mtime_ns) for p in teacher.rglob("*")) == before
+
+
+def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home):
+    config = text_config(home)
+    folder = home / "forget"
+    train(config, folder)
+    import shutil
+
+    shutil.rmtree(folder / "step-00000006")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')  # a line cut off by a kill
+    train(config, folder)
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing file", "no state"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(home, teacher, damage, capsys):
+    import shutil
+
+    folder = home / f"damaged-{damage.replace(' ', '-')}"
+    shutil.copytree(teacher, folder)
+    newest = folder / f"step-{STEPS:08d}"
+    victim = newest / "weights.safetensors"
+    if damage == "flipped bit":
+        content = bytearray(victim.read_bytes())
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    elif damage == "truncated":
+        victim.write_bytes(victim.read_bytes()[:-10])
+    elif damage == "missing file":
+        victim.unlink()
+    else:
+        (newest / "state.json").unlink()
+    path, state = newest_checkpoint(folder)
+    assert path.name == "step-00000003" and state["step"] == 3
+    assert "step-00000006" in capsys.readouterr().err
+    train(text_config(home), folder)
+    assert_equal(tensors(folder), tensors(teacher))
+
+
+def test_retention_keeps_the_newest(home):
+    config = text_config(home)
+    train(replace(config, train=replace(config.train, save_every=1, keep_last=2)), home / "retention")
+    assert sorted(p.name for p in (home / "retention").glob("step-*")) == ["step-00000005", "step-00000006"]
+
+
+def refused(config, folder, match):
+    existed = folder.exists()
+    with pytest.raises(ValueError, match=match):
+        train(config, folder)
+    assert folder.exists() == existed
+
+
+def test_bad_input_is_refused_before_anything_is_written(home, teacher, coupling):
+    config = text_config(home)
+    new = home / "never"
+    refused(replace(config, train=replace(config.train, steps=0)), new, "train.steps is 0")
+    refused(replace(config, engine=EngineConfig(micro_batch=3)), new, "does not divide")
+    refused(replace(config, objective=ObjectiveConfig(kind="redi")), new, "inputs.coupling")
+    refused(replace(config, inputs=InputsConfig(init=str(home / "nowhere"))), new, "no run or checkpoint")
+    refused(replace(config, inputs=InputsConfig(init=str(home))), new, "no whole checkpoint")
+    other = replace(config.model, hidden_dim=64)
+    refused(replace(config, model=other, inputs=InputsConfig(init=str(teacher))), new, "model.* settings")
+    shorter = replace(config.data, bpe_size=310)
+    refused(replace(config, data=shorter, inputs=InputsConfig(init=str(teacher))), new, "vocabulary")
+    redi = replace(config, data=shorter, objective=ObjectiveConfig(kind="redi"))
+    refused(replace(redi, inputs=InputsConfig(coupling=str(coupling))), new, "make it again")
+    refused(replace(config, train=replace(config.train, seed=1)), teacher, "train.seed=0, now it is 1")
+    sdtt = ObjectiveConfig(kind="sdtt", rounds=2, steps_per_round=2, grid=16)
+    refused(replace(config, objective=sdtt), new, "leave train.steps at 0")
+
+
+def test_an_imdm_starts_as_its_mdm(home, teacher):
+    config = text_config(home, inputs=InputsConfig(init=str(teacher)))
+    config = replace(config, model=noisy(config), train=replace(config.train, steps=1))
+    config = replace(config, optimizer=replace(config.optimizer, lr=1e-30))
+    train(config, home / "starts-as")
+    ours, theirs = (load_file(f / s / "weights.safetensors") for f, s in (
+        (home / "starts-as", "step-00000001"), (teacher, f"step-{STEPS:08d}")))
+    ema = load_file(teacher / f"step-{STEPS:08d}" / "ema.safetensors")
+    assert all(torch.allclose(ours[name], ema[name], atol=1e-20) for name in ema)
+    assert any(not torch.equal(theirs[name], ema[name]) for name in ema)
+    assert set(ours) - set(ema) == {f"vocab_embed.imdm_mlp.{key}" for key in ("0.weight", "0.bias", "2.weight")}
+
+
+def test_a_run_says_what_it_is_made_from(home, teacher):
+    about = json.loads((teacher / "config.json").read_text())
+    assert about["config"]["model"]["hidden_dim"] == 32
+    assert about["provenance"]["data"] == prepare(text_config(home).data).train.fingerprint
+    assert "torch" in about["versions"]
+
+
+def test_load_model_refuses_what_is_no_checkpoint(home, teacher, tmp_path):
+    with pytest.raises(ValueError, match="no run or checkpoint"):
+        load_model(tmp_path / "nowhere")
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        load_model(tmp_path)
+    assert load_model(teacher).weights == "ema"
+    assert load_model(teacher, "raw").digest != load_model(teacher).digest

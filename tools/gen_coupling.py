@@ -1,0 +1,91 @@
+"""Make a coupling: pairs (start, noise seed, result) by rollouts of a teacher, in shards.
+
+As typed without --teacher it uses the embedded text and trains a small teacher first if there is none.
+Start the same command on as many machines as you like: workers share the folder and take missing shards.
+A killed run goes on when the command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from imdm_dist.cli import guarded
+from imdm_dist.config import Config, load_config, parse_overrides, to_dict
+from imdm_dist.files import hash_json
+
+EXAMPLE = """examples:
+  python tools/gen_coupling.py --shards 64
+  python tools/gen_coupling.py --teacher runs/teacher --pairs 100000 --shards 256 --noise-policy fixed"""
+EMBEDDED = Path(__file__).resolve().parent.parent / "configs" / "embedded.yaml"
+EMBEDDED_TEACHER = Path("runs/embedded/teacher")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="YAML file of settings (default: the teacher's own data settings)")
+    parser.add_argument("--teacher", help="run folder or checkpoint that rolls out")
+    parser.add_argument("--out", help="coupling folder (default: beside the teacher, named by the settings)")
+    parser.add_argument("--pairs", type=int, help="pairs in all (default: 6400)")
+    parser.add_argument("--shards", type=int, help="files they are split over (default: 64)")
+    parser.add_argument("--steps", type=int, help="sampling steps of a rollout (default: 1024)")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--perturbed", dest="kind", action="store_const", const="perturbed", help="start from masked text"
+    )
+    kind.add_argument("--plain", dest="kind", action="store_const", const="plain", help="start from masks alone")
+    parser.add_argument("--noise-policy", help="posterior, fixed or fresh mask noise between steps")
+    parser.add_argument("--prompts", help="text file, one prompt a line, to be completed (goes with --plain)")
+    parser.add_argument("--workers", type=int, help="processes on this machine (default: one a core or GPU)")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    return parser.parse_intermixed_args()
+
+
+def settings(arguments: argparse.Namespace, teacher: Path) -> Config:
+    """The teacher's data, and the coupling section of file, options and overrides, in rising precedence."""
+    from imdm_dist.training.checkpoint import load_model
+
+    named = {name: getattr(arguments, name) for name in ("pairs", "shards", "steps", "kind", "noise_policy")}
+    options = [f"coupling.{name}={value}" for name, value in named.items() if value is not None]
+    config = load_config(Config, arguments.config, [*options, *arguments.overrides])
+    if arguments.config or any(name.startswith("data.") for name in arguments.overrides):
+        return config
+    return replace(config, data=load_model(teacher, config.coupling.weights).config.data)
+
+
+def main() -> None:
+    arguments = parse()
+    from imdm_dist.coupling.workers import default_workers, generate_coupling
+    from imdm_dist.data import prepare
+    from imdm_dist.data.prompts import read_prompts
+    from imdm_dist.training.loop import train
+
+    load_config(Config, arguments.config, [])  # a broken file is said before a teacher is trained
+    parse_overrides(Config, arguments.overrides)
+    teacher = Path(arguments.teacher or EMBEDDED_TEACHER)
+    if not arguments.teacher:
+        print(f"no --teacher given: using {teacher} on the embedded text, trained if it is missing", file=sys.stderr)
+        train(load_config(Config, EMBEDDED), teacher)
+    config = settings(arguments, teacher)
+    identity: dict[str, Any] = {name: to_dict(config)[name] for name in ("data", "coupling")}
+    prompts_PL = None
+    if arguments.prompts:
+        data = prepare(config.data)
+        if data.tokenizer is None:
+            raise ValueError("--prompts needs text: the synthetic language has no tokenizer")
+        prompts_PL = read_prompts(arguments.prompts, data.tokenizer, data.train.length)
+        identity["prompts"] = prompts_PL.tolist()
+    folder = Path(arguments.out or teacher.parent / f"coupling-{hash_json(identity)[:8]}")
+    workers = default_workers() if arguments.workers is None else arguments.workers
+    print(f"{config.coupling.pairs} pairs in {config.coupling.shards} shards go to {folder}", file=sys.stderr)
+    generate_coupling(config, teacher, folder, workers, prompts_PL)
+    print(folder)
+
+
+if __name__ == "__main__":
+    guarded(main)

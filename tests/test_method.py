@@ -1,4 +1,4 @@
-"""The method's point, on {00, 11}: noise bound to its pair makes two tokens agree in one step, redrawn noise does not."""
+"""The point of the method, on {00, 11}: noise bound to its pair makes tokens agree in one step, redrawn does not."""
 
 from dataclasses import replace
 
@@ -18,10 +18,10 @@ from imdm_dist.config import (
     TrainConfig,
 )
 from imdm_dist.coupling import Coupling
-from imdm_dist.coupling.workers import generate_coupling
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.draws import Purpose
 from imdm_dist.evaluation.synthetic import noise_response, table1_row
+from imdm_dist.pipeline.rollouts import generate_coupling
 from imdm_dist.training.checkpoint import load_model
 from imdm_dist.training.loop import train
 
@@ -82,5 +82,3 @@ def test_an_mdm_cannot_use_the_coupling(base):
     row = redi(base, "mdm_redi", "single")
     assert row["validity"] == pytest.approx(0.5, abs=0.04)
     assert row["factorization_error"] == pytest.approx(0.693, abs=0.02)
-
-

@@ -19,9 +19,9 @@ from imdm_dist.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from imdm_dist.coupling.workers import generate_coupling
 from imdm_dist.data import prepare
 from imdm_dist.objectives.examples import CouplingExamples, DataExamples, cut_batch
+from imdm_dist.pipeline.rollouts import generate_coupling
 from imdm_dist.training.checkpoint import load_model, newest_checkpoint
 from imdm_dist.training.loop import learning_rate, train
 from imdm_dist.training.metrics import read_metrics
@@ -273,8 +273,10 @@ def test_an_imdm_starts_as_its_mdm(home, teacher):
     config = replace(config, model=noisy(config), train=replace(config.train, steps=1))
     config = replace(config, optimizer=replace(config.optimizer, lr=1e-30))
     train(config, home / "starts-as")
-    ours, theirs = (load_file(f / s / "weights.safetensors") for f, s in (
-        (home / "starts-as", "step-00000001"), (teacher, f"step-{STEPS:08d}")))
+    ours, theirs = (
+        load_file(f / s / "weights.safetensors")
+        for f, s in ((home / "starts-as", "step-00000001"), (teacher, f"step-{STEPS:08d}"))
+    )
     ema = load_file(teacher / f"step-{STEPS:08d}" / "ema.safetensors")
     assert all(torch.allclose(ours[name], ema[name], atol=1e-20) for name in ema)
     assert any(not torch.equal(theirs[name], ema[name]) for name in ema)

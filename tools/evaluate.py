@@ -7,45 +7,47 @@ from dataclasses import replace
 from pathlib import Path
 
 from imdm_dist.cli import guarded
-from imdm_dist.config import Config, load_config
+from imdm_dist.config import Config, load_over
 
 EXAMPLE = """example:
-  python tools/evaluate.py MDLM=runs/teacher IMDM=runs/student --evaluator runs/evaluator --out runs/table \\
-      --reference runs/coupling --set evaluation.samples=1024 --set evaluation.steps=2,4,8"""
+  python tools/evaluate.py --model MDLM=runs/teacher --model IMDM=runs/student --evaluator runs/evaluator \\
+      --out runs/table --reference runs/coupling evaluation.samples=1024 evaluation.steps=[2,4,8]"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", metavar="NAME=RUN", help="name in the table, and run folder or checkpoint")
-    parser.add_argument("--evaluator", required=True, help="causal language model over the same tokens (a folder)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        metavar="NAME=RUN",
+        help="name in the table, and run; may be repeated",
+    )
+    parser.add_argument(
+        "--evaluator", required=True, help="causal language model: a folder, or a hub name (gpt2-large)"
+    )
     parser.add_argument("--out", required=True, help="folder of the result; it must not exist yet")
     parser.add_argument("--reference", help="coupling folder whose 8-grams count as copied")
     parser.add_argument("--config", help="YAML file of settings (default: the first model's data settings)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="key.sub=value", help="a setting; may be repeated"
-    )
-    arguments = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    arguments = parser.parse_intermixed_args()
     from imdm_dist.coupling import Coupling
     from imdm_dist.data import prepare
     from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
     from imdm_dist.training.checkpoint import load_model
 
     named = {}
-    for entry in arguments.models:
+    for entry in arguments.model:
         name, found, path = entry.partition("=")
         if not found:
-            raise ValueError(f"{entry} is no NAME=RUN: write for instance MDLM=runs/teacher")
+            raise ValueError(f"--model {entry} is no NAME=RUN: write for instance MDLM=runs/teacher")
         named[name] = Path(path)
     if Path(arguments.out).exists():
         raise ValueError(f"{arguments.out} exists: give another --out, results are not overwritten")
-    overrides = [
-        s.replace("steps=", "steps=[") + "]" if s.startswith("evaluation.steps=") else s for s in arguments.set
-    ]
-    config = load_config(Config, arguments.config, overrides)
-    if not arguments.config:
-        config = replace(config, data=load_model(next(iter(named.values()))).config.data)
+    base = replace(Config(), data=load_model(next(iter(named.values()))).config.data)
+    config = load_over(base, arguments.config, arguments.overrides)
     reference = Coupling.open(arguments.reference).result_PL if arguments.reference else None
     candidates = {name: Candidate(path, reference) for name, path in named.items()}
     print(table(evaluate(config, prepare(config.data), candidates, arguments.evaluator, arguments.out)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.cli import guarded
-from imdm_dist.config import Config, load_config, parse_overrides, to_dict
+from imdm_dist.config import Config, load_config, load_over, to_dict
 from imdm_dist.files import hash_json
 
 EXAMPLE = """examples:
@@ -47,32 +47,34 @@ def parse() -> argparse.Namespace:
 
 
 def settings(arguments: argparse.Namespace, teacher: Path) -> Config:
-    """The teacher's data, and the coupling section of file, options and overrides, in rising precedence."""
+    """The teacher's data under file, options and overrides, in rising precedence."""
     from imdm_dist.training.checkpoint import load_model
 
     named = {name: getattr(arguments, name) for name in ("pairs", "shards", "steps", "kind", "noise_policy")}
     options = [f"coupling.{name}={value}" for name, value in named.items() if value is not None]
-    config = load_config(Config, arguments.config, [*options, *arguments.overrides])
-    if arguments.config or any(name.startswith("data.") for name in arguments.overrides):
-        return config
-    return replace(config, data=load_model(teacher, config.coupling.weights).config.data)
+    base = replace(Config(), data=load_model(teacher).config.data)
+    return load_over(base, arguments.config, [*options, *arguments.overrides])
 
 
 def main() -> None:
     arguments = parse()
-    from imdm_dist.coupling.workers import default_workers, generate_coupling
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
+    from imdm_dist.pipeline.rollouts import default_workers, generate_coupling
     from imdm_dist.training.loop import train
 
-    load_config(Config, arguments.config, [])  # a broken file is said before a teacher is trained
-    parse_overrides(Config, arguments.overrides)
+    if arguments.config and not arguments.teacher:
+        raise ValueError("--config goes with --teacher: name the run that is to roll out, e.g. --teacher runs/teacher")
+    load_config(Config, arguments.config, arguments.overrides)  # what is wrong is said before a teacher is trained
     teacher = Path(arguments.teacher or EMBEDDED_TEACHER)
     if not arguments.teacher:
         print(f"no --teacher given: using {teacher} on the embedded text, trained if it is missing", file=sys.stderr)
         train(load_config(Config, EMBEDDED), teacher)
     config = settings(arguments, teacher)
-    identity: dict[str, Any] = {name: to_dict(config)[name] for name in ("data", "coupling")}
+    identity: dict[str, Any] = {
+        "teacher": str(teacher),
+        **{name: to_dict(config)[name] for name in ("data", "coupling")},
+    }
     prompts_PL = None
     if arguments.prompts:
         data = prepare(config.data)

@@ -27,22 +27,22 @@ def main() -> None:
     parser.add_argument("--prompts", help="text file, one prompt a line, to be completed")
     parser.add_argument("--out", help="also write the samples, tokens included, to this .jsonl file")
     arguments = parser.parse_args()
-    from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
+    from imdm_dist.device import default_device
     from imdm_dist.evaluation.sampling import draw_samples
     from imdm_dist.files import publish_file
     from imdm_dist.training.checkpoint import load_model
 
     loaded = load_model(arguments.model, arguments.weights)
+    model = loaded.model.to(default_device())
     config = EvaluationConfig(samples=arguments.samples, noise_policy=arguments.noise_policy)
-    data = prepare(loaded.config.data)
-    length, tokenizer = data.train.length, data.tokenizer
+    length, tokenizer = loaded.length, loaded.tokenizer()
     prompts_PL = None
     if arguments.prompts:
         if tokenizer is None:
             raise ValueError("--prompts needs text: the synthetic language has no tokenizer")
         prompts_PL = read_prompts(arguments.prompts, tokenizer, length)
-    tokens_BL = draw_samples(loaded.model, config, length, arguments.steps, arguments.seed, prompts_PL).tolist()
+    tokens_BL = draw_samples(model, config, length, arguments.steps, arguments.seed, prompts_PL).tolist()
     texts = [tokenizer.decode(row) if tokenizer else " ".join(map(str, row)) for row in tokens_BL]
     if arguments.out:
         about = {name: getattr(arguments, name) for name in ("steps", "seed", "weights", "noise_policy")}

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from imdm_dist.config.load import build, describe, from_dict, load_config, merge, parse_overrides, to_dict, to_yaml
+from imdm_dist.config.load import (
+    build,
+    describe,
+    from_dict,
+    load_config,
+    load_over,
+    merge,
+    parse_overrides,
+    to_dict,
+    to_yaml,
+)
 from imdm_dist.config.schema import (
     MODEL_SIZES,
     Config,
@@ -43,6 +53,7 @@ __all__ = [
     "describe",
     "from_dict",
     "load_config",
+    "load_over",
     "merge",
     "parse_overrides",
     "read_yaml",

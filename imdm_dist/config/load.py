@@ -30,6 +30,13 @@ def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] 
     return build(cls, [*layers, ("on the command line", parse_overrides(cls, overrides))])
 
 
+def load_over(base: T, path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """As `load_config`, with the settings of `base`, such as a trained model's, in place of the defaults."""
+    layers = [("in what it starts from", to_dict(base))]
+    layers += [(f"in {path}", read_yaml(path))] if path else []
+    return build(type(base), [*layers, ("on the command line", parse_overrides(type(base), overrides))])
+
+
 def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "the given settings") -> T:
     """The configuration `cls` from a mapping as `to_dict` makes it; what it leaves out keeps its default."""
     return build(cls, [(f"in {where}", mapping)])

@@ -2,6 +2,6 @@
 
 from imdm_dist.coupling.coupling import Coupling
 from imdm_dist.coupling.generate import generate
-from imdm_dist.coupling.manifest import make_plan, verify
+from imdm_dist.coupling.manifest import discard_damaged, make_plan, verify
 
-__all__ = ["Coupling", "generate", "make_plan", "verify"]
+__all__ = ["Coupling", "discard_damaged", "generate", "make_plan", "verify"]

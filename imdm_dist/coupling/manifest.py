@@ -33,6 +33,7 @@ def make_plan(
     mask_id: int,
     length: int,
     prompts_PL: Tensor | None = None,
+    device: str,
     threads: int,
 ) -> dict[str, Any]:
     """The plan of a coupling: all that the bytes of its shards depend on.
@@ -41,7 +42,7 @@ def make_plan(
         teacher: digest of the teacher's weights.
         data: fingerprint of the text that perturbed starts are made of, None for plain ones.
         prompts_PL: prompts with the mask id where to generate, or None.
-        threads: torch threads of a CPU rollout, on which the last bits of a sum depend.
+        device, threads: kind of device, and torch threads of a CPU rollout: the last bits of a sum depend on them.
     """
     return {
         "format": FORMAT,
@@ -61,6 +62,7 @@ def make_plan(
         "length": length,
         "draw_precision": "float64",
         "time_grid": "uniform from the pair's time to 0 in all steps",
+        "device": device,
         "threads": threads,
     }
 
@@ -146,6 +148,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if path.stat().st_size != shard["bytes"]:
             raise damaged(path, f"{path.stat().st_size} bytes instead of {shard['bytes']}")
     return manifest
+
+
+def discard_damaged(folder: Path | str) -> list[str]:
+    """Remove the shards of a finished coupling that differ from its manifest, so that they are made again.
+
+    Returns:
+        Their names; empty too where there is no manifest to compare with.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        return []
+    shards = read_json(folder / MANIFEST)["shards"]
+    wrong = [
+        s["file"] for s in shards if (folder / s["file"]).is_file() and sha256_file(folder / s["file"]) != s["sha256"]
+    ]
+    for name in wrong:
+        (folder / name).unlink()
+    return wrong
 
 
 def verify(folder: Path | str) -> dict[str, Any]:

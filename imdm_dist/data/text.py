@@ -117,7 +117,7 @@ def read_texts(config: DataConfig, split: Split, cache_dir: Path | None = None) 
         name = _hub_split(config, split)
         try:
             return _text_column(datasets.load_dataset(config.name, split=name, cache_dir=where), config, config.name)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             said = _first_line(_root_cause(error))
             raise ValueError(
                 f"data.name={config.name} with split {name} does not load ({said}): correct the name, "

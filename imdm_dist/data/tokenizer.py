@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from imdm_dist.files import hash_json
+from imdm_dist.files import hash_json, publish_dir
 
 END_OF_TEXT = "<|endoftext|>"
 _PROBE = "Some plain words, and the number 42."
@@ -50,6 +50,11 @@ class Tokenizer:
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, no special tokens added; the name of one within a text is plain text."""
         return [one.ids for one in self.fast.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def save(self, folder: Path | str) -> None:
+        """Publish the tokenizer as a folder that `load_tokenizer` reads back to the same fingerprint."""
+        with publish_dir(folder) as aside:
+            self.fast.save_pretrained(aside)
 
     def decode(self, ids: Iterable[int] | np.ndarray | Tensor) -> str:
         """The text of one sequence of ids, special tokens included by name."""

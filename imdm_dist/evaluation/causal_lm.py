@@ -24,14 +24,20 @@ from imdm_dist.config.schema import EvaluatorConfig, require
 from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.evaluation.gen_ppl import generative_perplexity
-from imdm_dist.files import hash_json, publish_dir, read_json, write_json
+from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
 from imdm_dist.provenance import versions
 
 RECORD = "evaluator.json"
+WEIGHTS = "model.safetensors"
 _WARM_UP_SHARE = 0.05
 _BETAS = (0.9, 0.95)
 _WEIGHT_DECAY = 0.1
 _CLIP = 1.0
+
+
+def data_tokens(data: TokenFile) -> list[Any]:
+    """What rows must have in common with an evaluator's to be scored by it."""
+    return [data.settings.get("tokenizer"), data.vocab_size, data.mask_id]
 
 
 def evaluator_key(config: EvaluatorConfig, data: TokenFile, autocast: bool) -> str:
@@ -43,7 +49,10 @@ def finished_evaluator(folder: Path | str, key: str) -> dict[str, Any] | None:
     """The record of the evaluator in `folder` if it is whole and was made from what `key` stands for."""
     path = Path(folder) / RECORD
     record = read_json(path) if path.exists() else None
-    return record if record is not None and record["key"] == key else None
+    if record is None or record["key"] != key:
+        return None
+    weights = Path(folder) / WEIGHTS
+    return record if weights.exists() and sha256_file(weights) == record["weights_sha256"] else None
 
 
 def train_evaluator(
@@ -94,6 +103,7 @@ def train_evaluator(
         "valid_ppl": scored.token_level,
         "valid_rows": valid.rows,
         "data": data.fingerprint,
+        "tokens": data_tokens(data),
         "valid": valid.fingerprint,
         "autocast": autocast,
         "seconds": round(time.monotonic() - started, 1),
@@ -101,6 +111,7 @@ def train_evaluator(
     }
     with publish_dir(folder) as aside:
         lm.save_pretrained(aside)
+        record["weights_sha256"] = sha256_file(aside / WEIGHTS)
         write_json(aside / RECORD, record)
     return record
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from imdm_dist.config.schema import Config
-from imdm_dist.data import Dataset
-from imdm_dist.evaluation.causal_lm import RECORD, load_causal_lm
-from imdm_dist.evaluation.gen_ppl import generative_perplexity
+from imdm_dist.data import Dataset, load_tokenizer
+from imdm_dist.device import default_device
+from imdm_dist.evaluation.causal_lm import RECORD, data_tokens, load_causal_lm
+from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_texts
 from imdm_dist.evaluation.ngram import TrigramModel
 from imdm_dist.evaluation.result import ResultRecord, mean_figures, table_markdown
 from imdm_dist.evaluation.sampling import draw_samples
@@ -23,6 +24,10 @@ from imdm_dist.provenance import versions
 from imdm_dist.training.checkpoint import load_model
 
 SAMPLES_SHOWN = 3
+TRIGRAM_TOKENS = 50_000_000
+"""Tokens that fit in memory as counted trigrams."""
+SCORED_LOGITS = 2**27
+"""Logits of the evaluator that exist at a time: half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +56,21 @@ def evaluate(
     Raises:
         ValueError: a model or the evaluator is missing, or its vocabulary is not the data's.
     """
-    lm = load_causal_lm(evaluator)
-    about = Path(evaluator) / RECORD
-    scored_by = read_json(about) if about.exists() else {"name": str(evaluator)}
-    settings = config.evaluation
+    settings, device = config.evaluation, default_device()
+    score, scored_by = scorer(evaluator, data)
     records, perplexities = [], {}
     with publish_dir(folder) as aside:
         for name, candidate in candidates.items():
             loaded = load_model(candidate.path, settings.weights)
-            if loaded.model.vocab_size != data.train.vocab_size:
-                raise ValueError(
-                    f"{name} has vocabulary {loaded.model.vocab_size}, the data {data.train.vocab_size}: "
-                    "evaluate with the data settings it was trained with"
-                )
-            perplexities[name] = validation_perplexity(loaded.model, data.valid, config.train.valid_rows)
+            loaded.check_data(data)
+            model = loaded.model.to(device)
+            perplexities[name] = validation_perplexity(model, data.valid, config.train.valid_rows)
             for steps in settings.steps:
                 by_seed = []
                 for seed in settings.seeds:
-                    tokens = draw_samples(loaded.model, settings, data.train.length, steps, seed).numpy()
+                    tokens = draw_samples(model, settings, data.train.length, steps, seed).numpy()
                     np.save(aside / f"samples-{name.replace(' ', '_')}-{steps}-{seed}.npy", tokens.astype(np.int32))
-                    figures = text_figures(tokens, candidate.reference)
-                    by_seed.append({"gen_ppl": generative_perplexity(lm, tokens).token_level, **figures})
+                    by_seed.append({"gen_ppl": score(tokens), **text_figures(tokens, candidate.reference)})
                 texts = [data.tokenizer.decode(row) for row in tokens[:SAMPLES_SHOWN]] if data.tokenizer else []
                 record = ResultRecord(
                     model=name,
@@ -85,11 +84,11 @@ def evaluate(
                     evaluator=scored_by,
                 )
                 records.append(record.to_dict())
-        trigram = TrigramModel.fit(data.train.tokens, data.train.vocab_size)
         result = {
             "records": records,
             "valid_ppl": perplexities,
-            "trigram_valid_ppl": trigram.perplexity(data.valid.tokens),
+            "valid_rows": min(config.train.valid_rows, data.valid.rows),
+            "trigram_valid_ppl": trigram_perplexity(data, config.train.valid_rows),
             "evaluator": scored_by,
             "data": {"train": data.train.fingerprint, "valid": data.valid.fingerprint},
             "versions": versions(),
@@ -97,6 +96,45 @@ def evaluate(
         write_json(aside / "result.json", result)
         (aside / "table.md").write_text(table(result), encoding="utf-8")
     return result
+
+
+def scorer(evaluator: Path | str, data: Dataset) -> tuple[Callable[[np.ndarray], float], dict[str, Any]]:
+    """Gen. PPL under a language model, and what to say about it.
+
+    A model trained by `train_evaluator`, or one with the data's own tokenizer, scores the ids as they are; any other,
+    such as GPT-2 on BERT samples, scores the decoded text in tokens of its own.
+
+    Raises:
+        ValueError: the evaluator does not load, or was trained here on other tokens.
+    """
+    lm = load_causal_lm(evaluator, default_device())
+    batch = max(1, SCORED_LOGITS // (data.train.length * lm.config.vocab_size))
+    about: dict[str, Any]
+    if (Path(evaluator) / RECORD).exists():
+        about = read_json(Path(evaluator) / RECORD)
+        if about["tokens"] != data_tokens(data.train):
+            raise ValueError(f"{evaluator} was trained on other tokens than this data has: train one on this data")
+        own = True
+    else:
+        theirs = load_tokenizer(str(evaluator))
+        about = {"name": str(evaluator), "tokenizer": theirs.fingerprint}
+        own = data.tokenizer is not None and theirs.fingerprint == data.tokenizer.fingerprint
+    if own or data.tokenizer is None:
+        return lambda rows: generative_perplexity(lm, rows, batch).token_level, {**about, "scored": "ids as sampled"}
+    tokenizer, length = data.tokenizer, data.train.length
+
+    def score_text(rows: np.ndarray) -> float:
+        texts = [tokenizer.decode(row) for row in rows]
+        return generative_perplexity_of_texts(lm, theirs.fast, texts, length, batch).token_level
+
+    return score_text, {**about, "scored": "decoded text, special tokens by name, in the evaluator's tokens"}
+
+
+def trigram_perplexity(data: Dataset, valid_rows: int) -> float | None:
+    """Validation PPL of a trigram, over the rows that models are validated on; None for text too large to count."""
+    if data.train.rows * data.train.length > TRIGRAM_TOKENS:
+        return None
+    return TrigramModel.fit(data.train.tokens, data.train.vocab_size).perplexity(data.valid.tokens[:valid_rows])
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -114,4 +152,5 @@ def table(result: Mapping[str, Any]) -> str:
     )
     valid = [[name, value] for name, value in result["valid_ppl"].items()]
     valid.append(["trigram (modified Kneser-Ney)", result["trigram_valid_ppl"]])
-    return "\n".join((table_markdown(headers, rows), note, table_markdown(["model", "validation PPL"], valid)))
+    header = ["model", f"validation PPL, {result['valid_rows']} rows"]
+    return "\n".join((table_markdown(headers, rows), note, table_markdown(header, valid)))

@@ -55,10 +55,11 @@ class InfiniteMask(nn.Sequential):
     def __init__(
         self, hidden_dim: int, noise_dim: int, law: Literal["uniform", "gaussian"], scale: float, output_bias: bool
     ) -> None:
-        output = nn.Linear(4 * hidden_dim, hidden_dim, bias=output_bias)
-        for parameter in output.parameters():
+        layers = nn.Linear(noise_dim, 4 * hidden_dim), nn.Linear(4 * hidden_dim, hidden_dim, bias=output_bias)
+        super().__init__(layers[0], nn.GELU(), layers[1])
+        for parameter in self.parameters():
             nn.init.zeros_(parameter)
-        super().__init__(nn.Linear(noise_dim, 4 * hidden_dim), nn.GELU(), output)
+        nn.init.trunc_normal_(layers[0].weight, std=0.02)  # the authors'; a wider one learns rougher maps of the noise
         self.noise_dim, self.law, self.scale = noise_dim, law, scale
 
     def offset(self, rows: MaskedRows) -> Tensor:

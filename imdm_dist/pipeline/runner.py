@@ -14,16 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from imdm_dist.config import InputsConfig, to_dict
-from imdm_dist.coupling import Coupling, verify
-from imdm_dist.coupling.workers import default_workers, generate_coupling
+from imdm_dist.coupling import Coupling, discard_damaged, verify
 from imdm_dist.data import prepare
+from imdm_dist.device import default_device
 from imdm_dist.evaluation.causal_lm import train_evaluator
 from imdm_dist.evaluation.evaluate import Candidate, evaluate
 from imdm_dist.files import hash_json, read_json, sha256_file, write_json
 from imdm_dist.pipeline.chain import Chain, Stage
+from imdm_dist.pipeline.rollouts import default_workers, generate_coupling
 from imdm_dist.provenance import versions
 from imdm_dist.training.checkpoint import newest_checkpoint
 from imdm_dist.training.loop import train
@@ -32,15 +31,15 @@ from imdm_dist.training.setup import total_steps
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
 MARK = "stage.json"
-_SECTIONS = {
-    "train": ("model", "data", "objective", "optimizer", "engine", "train", "inputs"),
-    "coupling": ("data", "coupling"),
-    "evaluator": ("data", "evaluator", "engine"),
-    "evaluation": ("data", "evaluation", "train"),
+_SETTINGS = {
+    "train": ("model", "objective", "optimizer", "engine", "train", "inputs"),
+    "coupling": ("coupling",),
+    "evaluator": ("evaluator", "engine.precision"),
+    "evaluation": ("evaluation", "train.valid_rows"),
 }
-"""Settings a kind of stage depends on."""
-_FREE = {"train": ("log_every", "save_every", "keep_last", "wandb"), "data": ("root", "cache")}
-"""Settings that change nothing about the result."""
+"""Settings that a kind of stage depends on; its data count by what they hold, not by what they are called."""
+_FREE = ("log_every", "save_every", "keep_last", "valid_every", "valid_rows", "wandb")
+"""Settings of the train section that change nothing about a trained model."""
 
 
 def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dict[str, Path]:
@@ -69,14 +68,23 @@ def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dic
 
 
 def stage_identity(stage: Stage, inputs: dict[str, str]) -> dict[str, Any]:
-    """All that a stage's result depends on, as far as settings and inputs go."""
+    """All that a stage's result depends on: settings, the data's content and digests of the stages it starts from."""
+    data = prepare(stage.config.data)
     settings = to_dict(stage.config)
+    for name in _FREE if stage.kind == "train" else ():
+        del settings["train"][name]
     kept: dict[str, Any] = {}
-    for section in _SECTIONS[stage.kind]:
-        free = _FREE.get(section, ())
-        kept[section] = {name: value for name, value in settings[section].items() if name not in free}
-    models = {name: inputs[model] for name, model in stage.models.items()}
-    return {"format": FORMAT, "kind": stage.kind, "settings": kept, "inputs": inputs, "models": models}
+    for key in _SETTINGS[stage.kind]:
+        section, _, name = key.partition(".")
+        kept[key] = settings[section][name] if name else settings[section]
+    return {
+        "format": FORMAT,
+        "kind": stage.kind,
+        "settings": kept,
+        "data": [data.train.fingerprint, data.valid.fingerprint],
+        "inputs": inputs,
+        "models": {name: inputs[model] for name, model in stage.models.items()},
+    }
 
 
 def _whole(stage: Stage, folder: Path) -> dict[str, Any] | None:
@@ -90,6 +98,8 @@ def _whole(stage: Stage, folder: Path) -> dict[str, Any] | None:
         found = str(error)
     if found != mark["digest"]:
         print(f"{stage.name}: made again, its result in {folder.name} is damaged ({found})", file=sys.stderr)
+        if stage.kind == "coupling":
+            discard_damaged(folder)
         return None
     print(f"{stage.name}: there already ({folder.name})", file=sys.stderr)
     return mark
@@ -126,9 +136,8 @@ def _run(chain: Chain, stage: Stage, folders: dict[str, Path], workers: int | No
         generate_coupling(config, folders[stage.teacher], folder, workers or default_workers())
     elif stage.kind == "evaluator":
         data = prepare(config.data)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         autocast = config.engine.precision != "fp32"
-        train_evaluator(config.evaluator, data.train, data.valid, folder, device, autocast)
+        train_evaluator(config.evaluator, data.train, data.valid, folder, default_device(), autocast)
     else:
         candidates = {name: _candidate(chain, stage, model, folders) for name, model in stage.models.items()}
         evaluator = folders.get(stage.evaluator, Path(stage.evaluator))

@@ -19,10 +19,13 @@ from torch import Tensor
 
 from imdm_dist.config import from_dict
 from imdm_dist.config.schema import Config, Weights
+from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
 from imdm_dist.files import publish_dir, read_json, sha256_file, write_json
 from imdm_dist.model import DiT
 
 FORMAT = 1
+TOKENIZER = "tokenizer"
+"""Folder of the tokenizer in a run folder: a model is of no use without it."""
 NamedTensors = dict[str, Tensor]
 
 
@@ -42,6 +45,33 @@ class LoadedModel:
     """Whether these are EMA or raw weights."""
     provenance: dict[str, Any]
     """What the run was made from."""
+    length: int
+    """Tokens in a row it was trained on."""
+    folder: Path
+    """Run folder."""
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that is kept with the run; None for the synthetic language."""
+        path = self.folder / TOKENIZER
+        if not path.is_dir():
+            return None
+        found = load_tokenizer(str(path.resolve()))
+        if found.fingerprint != self.provenance["tokenizer"]:
+            raise ValueError(f"{path} is not the tokenizer this model was trained with: copy the run folder whole")
+        return found
+
+    def check_data(self, data: Dataset) -> None:
+        """Check that `data` has this model's tokens.
+
+        Raises:
+            ValueError: it was made with another tokenizer or has another length.
+        """
+        theirs = data.tokenizer.fingerprint if data.tokenizer else None
+        if (theirs, data.train.length) != (self.provenance["tokenizer"], self.length):
+            raise ValueError(
+                f"the model in {self.folder} was trained with another tokenizer or length than this data has: "
+                f"give the data.* settings of {self.folder / 'config.json'}, and the same text"
+            )
 
 
 def checkpoint_name(step: int) -> str:
@@ -132,7 +162,14 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     missing = {name for name, _ in model.named_parameters()} - named.keys()
     assert not missing, f"{path} lacks {sorted(missing)[:3]}"
     return LoadedModel(
-        model, config, state["files"][f"{stem}.safetensors"], state["step"], weights, state["provenance"]
+        model=model,
+        config=config,
+        digest=state["files"][f"{stem}.safetensors"],
+        step=state["step"],
+        weights=weights,
+        provenance=state["provenance"],
+        length=state["model"]["length"],
+        folder=path.parent,
     )
 
 
@@ -143,6 +180,12 @@ def initialise(model: DiT, source: LoadedModel) -> None:
         ValueError: the two models differ in vocabulary or size.
     """
     theirs, ours = source.model, model
+    for name in ("n_heads", "attention_soft_cap"):  # they shape no parameter
+        if getattr(theirs.config, name) != getattr(ours.config, name):
+            raise ValueError(
+                f"inputs.init has model.{name}={getattr(theirs.config, name)}, this model "
+                f"{getattr(ours.config, name)}: give both the same model.* settings"
+            )
     if (theirs.vocab_size, theirs.mask_id) != (ours.vocab_size, ours.mask_id):
         raise ValueError(
             f"the model of inputs.init has vocabulary {theirs.vocab_size} (mask {theirs.mask_id}), the data's has "

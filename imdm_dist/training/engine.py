@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import torch
@@ -60,6 +61,10 @@ class Engine:
         start_process_group()
         import deepspeed  # seconds to import, and its accelerator is chosen on import
 
+        if dist.get_world_size() == 1:
+            # Else it compiles a shared-memory all-reduce, which one process has no use for, after probing for
+            # compilers and libraries that need not be there.
+            vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
         deepspeed.utils.logging.logger.setLevel(logging.WARNING)
         self.optimizer_config, self.config = optimizer, config
         adamw = torch.optim.AdamW(
@@ -164,8 +169,8 @@ class Engine:
             for kind, moment in moments.items():
                 self._engine.optimizer.state[parameter][kind].copy_(moment)
             return
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         safe_set_full_fp32_param(parameter, weight)
         for kind, moment in moments.items():

@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config, OptimizerConfig
+from imdm_dist.device import default_device
 from imdm_dist.files import remove_leftovers, write_json
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.examples import CouplingExamples, DataExamples
 from imdm_dist.objectives.objective import build_objective
 from imdm_dist.objectives.validation import validation_perplexity
 from imdm_dist.provenance import versions
+from imdm_dist.training.checkpoint import TOKENIZER
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
 from imdm_dist.training.metrics import Meter, MetricsLog
@@ -58,8 +60,10 @@ def train(config: Config, folder: Path | str) -> None:
     remove_leftovers(folder)
     about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
     write_json(folder / "config.json", about)
+    if run.data.tokenizer is not None:
+        run.data.tokenizer.save(folder / TOKENIZER)
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     model = run.model.to(device)
     objective = build_objective(config.objective, model, config.engine.loss_chunk_rows)
     engine = Engine(model, config.engine, config.optimizer, run.cut.micro_batch, len(run.cut.pieces))
@@ -88,9 +92,8 @@ def train(config: Config, folder: Path | str) -> None:
             bar.set_postfix_str(f"loss {line['loss']:.4f}, {line['tokens_per_s'] / 1000:.1f}k tok/s")
         if config.train.valid_every and (done % config.train.valid_every == 0 or done == run.last):
             started = time.monotonic()
-            log.write(
-                {"step": done, "valid_ppl": validation_perplexity(model, run.data.valid, config.train.valid_rows)}
-            )
+            valid_ppl = validation_perplexity(model, run.data.valid, config.train.valid_rows)
+            log.write({"step": done, "valid_ppl_raw": valid_ppl})
             meter.pause(time.monotonic() - started)
         if done % config.train.save_every == 0 or done == run.last:
             started = time.monotonic()

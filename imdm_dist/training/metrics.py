@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from imdm_dist.files import publish_file
+from imdm_dist.files import publish_file, read_json, write_json
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
@@ -99,6 +100,11 @@ def _start_wandb(folder: Path, mode: Literal["offline", "online"], config: dict[
         raise ValueError(
             f"train.wandb={mode} needs the package wandb: pip install 'imdm_dist[wandb]', or set train.wandb=off"
         ) from None
+    # Runs resume under an id of their own: folders of two runs may have one name, and offline runs know no other way.
+    path = folder / "wandb_id.json"
+    if not path.exists():
+        write_json(path, uuid.uuid4().hex)
+    identity = read_json(path)
     return wandb.init(
-        project="imdm_dist", name=folder.name, id=folder.name, resume="allow", mode=mode, dir=folder, config=config
+        project="imdm_dist", name=folder.name, id=identity, resume="allow", mode=mode, dir=folder, config=config
     )

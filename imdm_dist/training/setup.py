@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,15 @@ def set_up(config: Config, folder: Path) -> Run:
     Raises:
         ValueError: settings, data, initial weights, coupling or an earlier run in `folder` do not fit.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("this version trains in one process: start it without a launcher, WORLD_SIZE unset")
     last = total_steps(config)
     cut = cut_batch(config.train.global_batch, config.engine.micro_batch)
     data = prepare(config.data)
     torch.manual_seed(config.train.seed)
     model = DiT(config.model, data.train.vocab_size, data.train.mask_id)
-    provenance: dict[str, Any] = {"data": data.train.fingerprint}
+    tokenizer = data.tokenizer.fingerprint if data.tokenizer else None
+    provenance: dict[str, Any] = {"data": data.train.fingerprint, "tokenizer": tokenizer}
     if config.inputs.init:
         source = load_model(config.inputs.init, config.inputs.init_weights)
         initialise(model, source)

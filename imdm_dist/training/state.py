@@ -35,7 +35,7 @@ class TrainState:
         tensors |= {"objective": self.objective.state(), "rng": rng_state()}
         about = {
             "config": to_dict(run.config),
-            "model": {"vocab_size": model.vocab_size, "mask_id": model.mask_id},
+            "model": {"vocab_size": model.vocab_size, "mask_id": model.mask_id, "length": run.data.train.length},
             "provenance": run.provenance,
             "versions": versions(),
         }

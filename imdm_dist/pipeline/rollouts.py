@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from imdm_dist.config.schema import Config
-from imdm_dist.coupling.generate import generate
-from imdm_dist.coupling.manifest import make_plan
+from imdm_dist.coupling import generate, make_plan
 from imdm_dist.data import prepare
+from imdm_dist.device import default_device
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.training.checkpoint import load_model
 
@@ -44,9 +44,9 @@ def generate_coupling(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}: give 1 or more")
-    load_model(teacher, config.coupling.weights)  # whatever is wrong with it is said here, once
+    loaded = load_model(teacher, config.coupling.weights)  # whatever is wrong is said here, once
     if config.coupling.kind == "perturbed":
-        prepare(config.data)
+        loaded.check_data(prepare(config.data))
     context = multiprocessing.get_context("spawn")
     job = (config, str(teacher), str(folder), prompts_PL)
     helpers = [context.Process(target=_work, args=(*job, place), daemon=True) for place in range(1, workers)]
@@ -63,9 +63,7 @@ def _work(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, 
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     loaded = load_model(teacher, config.coupling.weights)
-    model = loaded.model
-    if torch.cuda.is_available():
-        model = model.to(torch.device("cuda", place % torch.cuda.device_count()))
+    model = loaded.model.to(default_device(place))
     data = prepare(config.data).train if config.coupling.kind == "perturbed" else None
     plan = make_plan(
         config.coupling,
@@ -73,8 +71,9 @@ def _work(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, 
         data=data.fingerprint if data else None,
         vocab_size=model.vocab_size,
         mask_id=model.mask_id,
-        length=data.length if data else 2 if loaded.config.data.source == "synthetic" else loaded.config.data.length,
+        length=loaded.length,
         prompts_PL=prompts_PL,
+        device=model.device.type,
         threads=THREADS,
     )
 

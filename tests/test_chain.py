@@ -1,0 +1,174 @@
+"""Chains: the whole method by one call; what is whole is kept, what is damaged or changed is made again."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from imdm_dist.pipeline import load_chain, run_chain
+
+MODEL = {"size": "custom", "hidden_dim": 32, "n_blocks": 1, "n_heads": 2, "dropout": 0.0, "mask": {"noise_dim": 8}}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("chain")
+    (home / "text.txt").write_text("".join(f"row {i} says {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(200)))
+    (home / "chain.yaml").write_text(yaml.safe_dump(chain(home), sort_keys=False))
+    return home
+
+
+def chain(home):
+    text = [str(home / "text.txt")]
+    data = {"source": "files", "train": text, "valid": text, "bpe_size": 300, "length": 12, "cache": str(home / "data")}
+    infinite = {"model": {"mask": {"kind": "infinite"}}}
+    return {
+        "name": "tiny",
+        "base": {
+            "data": data,
+            "model": MODEL,
+            "optimizer": {"lr": 1e-3, "warmup_steps": 2},
+            "train": {"steps": 4, "global_batch": 8, "save_every": 2, "valid_rows": 16},
+            "coupling": {"pairs": 12, "shards": 3, "steps": 16, "batch": 4},
+            "evaluation": {"samples": 4, "steps": [2], "seeds": [1, 2]},
+            "evaluator": {"hidden_dim": 32, "n_blocks": 1, "n_heads": 2, "steps": 3, "batch": 8},
+        },
+        "stages": [
+            {"name": "judge", "kind": "evaluator"},
+            {"name": "teacher", "kind": "train"},
+            {
+                "name": "sdtt",
+                "kind": "train",
+                "init": "teacher",
+                "set": {
+                    **infinite,
+                    "objective": {"kind": "sdtt", "rounds": 2, "steps_per_round": 2, "grid": 8},
+                    "train": {"steps": 0},
+                },
+            },
+            {"name": "pairs", "kind": "coupling", "teacher": "sdtt"},
+            {
+                "name": "redi",
+                "kind": "train",
+                "init": "sdtt",
+                "coupling": "pairs",
+                "set": {**infinite, "objective": {"kind": "redi"}},
+            },
+            {
+                "name": "table",
+                "kind": "evaluation",
+                "evaluator": "judge",
+                "coupling": "pairs",
+                "models": {"MDLM": "teacher", "IMDM": "redi"},
+            },
+        ],
+    }
+
+
+def run(home, *overrides):
+    return run_chain(load_chain(home / "chain.yaml", overrides), home / "runs", workers=1)
+
+
+@pytest.fixture(scope="module")
+def folders(home):
+    return run(home)
+
+
+def stamps(folder):
+    return {p: p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "chain.json"}
+
+
+def test_the_chain_ends_in_a_table(folders):
+    result = json.loads((folders["table"] / "result.json").read_text())
+    assert [(r["model"], r["steps"], r["seeds"]) for r in result["records"]] == [
+        ("MDLM", 2, [1, 2]),
+        ("IMDM", 2, [1, 2]),
+    ]
+    for record in result["records"]:
+        assert record["draw_precision"] == "float64"
+        assert record["noise_policy"] == "posterior"
+        assert record["weights"] == "ema"
+        assert record["versions"]["torch"]
+        assert record["figures"]["mean"]["gen_ppl"] > 1
+        assert len(record["figures"]["by_seed"]) == 2
+        assert record["figures"]["mean"]["copied_8grams"] is not None
+    assert result["trigram_valid_ppl"] > 1
+    assert "Gen. PPL" in (folders["table"] / "table.md").read_text()
+
+
+def test_a_second_run_does_nothing(home, folders):
+    before = stamps(home / "runs")
+    assert run(home) == folders
+    assert stamps(home / "runs") == before
+
+
+def test_a_changed_setting_redoes_its_stage_and_those_after_it(home, folders):
+    changed = run(home, "redi/train.steps=5")
+    same = {name for name in folders if folders[name] == changed[name]}
+    assert same == {"judge", "teacher", "sdtt", "pairs"}
+
+
+def test_settings_that_change_no_result_redo_nothing(home, folders):
+    before = stamps(home / "runs")
+    assert run(home, "train.log_every=1", "train.keep_last=3", "teacher/train.valid_every=2") == folders
+    assert stamps(home / "runs") == before
+
+
+def test_changed_text_redoes_everything(home, folders):
+    text = (home / "text.txt").read_text()
+    try:
+        (home / "text.txt").write_text(text + "another row.\n")
+        changed = load_chain(home / "chain.yaml").stages[0]
+        from imdm_dist.pipeline.runner import stage_identity
+
+        identity = stage_identity(changed, {})
+    finally:
+        (home / "text.txt").write_text(text)
+    assert identity["data"] != stage_identity(changed, {})["data"]
+
+
+@pytest.mark.parametrize("stage", ["judge", "pairs", "teacher"])
+def test_a_damaged_result_is_made_again(home, folders, stage, capsys):
+    folder = folders[stage]
+    pattern = {"judge": "model.safetensors", "pairs": "shard-00001.parquet", "teacher": "step-00000004/ema.safetensors"}
+    victim = folder / pattern[stage]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    assert run(home) == folders
+    assert f"{stage}: made again" in capsys.readouterr().err
+    assert victim.read_bytes() == whole
+
+
+def test_a_half_done_stage_goes_on(home, folders):
+    folder = folders["redi"]
+    whole = (folder / "step-00000004" / "weights.safetensors").read_bytes()
+    (folder / "stage.json").unlink()
+    shutil.rmtree(folder / "step-00000004")
+    assert run(home) == folders
+    assert (folder / "step-00000004" / "weights.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"stages": []}, "has no stages"),
+        ({"stage": []}, "unknown key stage"),
+        ({"stages": [{"name": "a", "kind": "trian"}]}, "a kind out of"),
+        ({"stages": [{"name": "a", "kind": "train", "inti": "b"}]}, "did you mean init"),
+        ({"stages": [{"name": "a", "kind": "train", "init": "b"}]}, "no stage above it"),
+        ({"stages": [{"name": "a", "kind": "coupling"}]}, "needs teacher"),
+        ({"stages": [{"name": "a", "kind": "train"}] * 2}, "two stages called a"),
+        ({"base": {"train": {"stpes": 1}}}, "did you mean"),
+    ],
+)
+def test_a_wrong_file_is_refused(home, tmp_path, change, match):
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump(chain(home) | change))
+    with pytest.raises(ValueError, match=match):
+        load_chain(path)
+
+
+def test_an_override_of_no_stage_is_refused(home):
+    with pytest.raises(ValueError, match="there is no stage teecher"):
+        load_chain(home / "chain.yaml", ["teecher/train.steps=1"])

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imdm_dist import draws
-from imdm_dist.config.schema import EvaluationConfig
+from imdm_dist.config.schema import EvaluationConfig, require
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.draws import Purpose
 from imdm_dist.model import DiT
@@ -24,7 +24,11 @@ def draw_samples(
     Args:
         length: L of unconditional samples.
         prompts_PL: tokens with the mask id where to generate; None starts from masks alone.
+
+    Raises:
+        ValueError: `steps` is below 1.
     """
+    require(steps >= 1, f"steps is {steps}: sample in 1 step or more")
     index = torch.arange(config.samples)
     seeds = draws.derive_seed(seed, Purpose.SAMPLE, index)
     if prompts_PL is None:

@@ -52,7 +52,7 @@ def rollout(start_BL: Tensor, seed_B: Tensor, time_B: Tensor) -> Tensor:
 
 
 def plan_of(config: CouplingConfig, **changed: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"teacher": "t", "data": "d", "threads": 1}
+    settings: dict[str, Any] = {"teacher": "t", "data": "d", "device": "cpu", "threads": 1}
     settings |= {"vocab_size": VOCAB, "mask_id": MASK, "length": LENGTH}
     return make_plan(config, **(settings | changed))
 

@@ -43,7 +43,9 @@ def work(folder: Path, nap_s: float, expiry_s: float = 90.0, die_writing: bool =
 
     if die_writing:
         shard_module.pq.write_table = half_a_file
-    plan = make_plan(CONFIG, teacher="t", data=None, vocab_size=VOCAB, mask_id=MASK, length=LENGTH, threads=1)
+    plan = make_plan(
+        CONFIG, teacher="t", data=None, vocab_size=VOCAB, mask_id=MASK, length=LENGTH, device="cpu", threads=1
+    )
     generate(folder, CONFIG, rollout=rollout, plan=plan, expiry_s=expiry_s)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -17,7 +18,7 @@ LIBRARIES = ("torch", "deepspeed", "megatron-core", "transformers", "tokenizers"
 def code_version() -> str:
     """Package version and, in a git checkout, its commit, with a plus sign where files differ from it."""
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return __version__
     git = ["git", "-C", str(root)]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)

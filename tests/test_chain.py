@@ -172,3 +172,21 @@ def test_a_wrong_file_is_refused(home, tmp_path, change, match):
 def test_an_override_of_no_stage_is_refused(home):
     with pytest.raises(ValueError, match="there is no stage teecher"):
         load_chain(home / "chain.yaml", ["teecher/train.steps=1"])
+
+
+def test_another_evaluator_makes_another_table(home, folders, tmp_path):
+    from imdm_dist.pipeline.runner import stage_identity
+
+    content = chain(home)
+    identities = []
+    for name in ("evaluators/a", "evaluators/b"):
+        content["stages"][-1]["evaluator"] = name
+        path = tmp_path / "chain.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        table = load_chain(path).stage("table")
+        identities.append(stage_identity(table, dict.fromkeys(("pairs", "teacher", "redi"), "x")))
+    assert identities[0] != identities[1]
+    content["stages"][-1]["evaluator"] = "jugde"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ValueError, match="did you mean stage judge"):
+        load_chain(path)

@@ -298,3 +298,22 @@ def test_load_model_refuses_what_is_no_checkpoint(home, teacher, tmp_path):
         load_model(tmp_path)
     assert load_model(teacher).weights == "ema"
     assert load_model(teacher, "raw").digest != load_model(teacher).digest
+
+
+def test_a_run_folder_has_one_writer(home):
+    from imdm_dist.training.loop import only_writer
+
+    folder = home / "busy"
+    folder.mkdir()
+    with only_writer(folder), pytest.raises(ValueError, match="another process trains"):
+        train(text_config(home), folder)
+    train(text_config(home), folder)
+
+
+def test_a_run_that_diverged_keeps_its_good_checkpoints(home):
+    config = text_config(home)
+    config = replace(config, optimizer=replace(config.optimizer, lr=float("inf")))
+    with pytest.raises(ValueError, match="another folder"):
+        train(replace(config, train=replace(config.train, log_every=100, save_every=1)), home / "diverged")
+    # The first step's loss was still that of the initial weights; nothing after it was saved.
+    assert [path.name for path in (home / "diverged").glob("step-*")] == ["step-00000001"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def main() -> None:
         name, found, path = entry.partition("=")
         if not found:
             raise ValueError(f"--model {entry} is no NAME=RUN: write for instance MDLM=runs/teacher")
+        if name in named or not re.fullmatch(r"[\w+. -]+", name):
+            raise ValueError(f"--model {entry}: name each model apart, in letters, digits, spaces, +, . and -")
         named[name] = Path(path)
     if Path(arguments.out).exists():
         raise ValueError(f"{arguments.out} exists: give another --out, results are not overwritten")

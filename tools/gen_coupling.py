@@ -46,14 +46,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def settings(arguments: argparse.Namespace, teacher: Path) -> Config:
-    """The teacher's data under file, options and overrides, in rising precedence."""
-    from imdm_dist.training.checkpoint import load_model
-
+def options(arguments: argparse.Namespace) -> list[str]:
+    """The command line's settings; those behind the options' names come first, so plain overrides win."""
     named = {name: getattr(arguments, name) for name in ("pairs", "shards", "steps", "kind", "noise_policy")}
-    options = [f"coupling.{name}={value}" for name, value in named.items() if value is not None]
-    base = replace(Config(), data=load_model(teacher).config.data)
-    return load_over(base, arguments.config, [*options, *arguments.overrides])
+    return [*(f"coupling.{name}={value}" for name, value in named.items() if value is not None), *arguments.overrides]
 
 
 def main() -> None:
@@ -61,16 +57,20 @@ def main() -> None:
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.pipeline.rollouts import default_workers, generate_coupling
+    from imdm_dist.training.checkpoint import load_model
     from imdm_dist.training.loop import train
 
     if arguments.config and not arguments.teacher:
         raise ValueError("--config goes with --teacher: name the run that is to roll out, e.g. --teacher runs/teacher")
-    load_config(Config, arguments.config, arguments.overrides)  # what is wrong is said before a teacher is trained
+    given = options(arguments)
+    if not arguments.teacher:
+        load_config(Config, None, given)  # what is wrong is said before a teacher is trained
     teacher = Path(arguments.teacher or EMBEDDED_TEACHER)
     if not arguments.teacher:
         print(f"no --teacher given: using {teacher} on the embedded text, trained if it is missing", file=sys.stderr)
         train(load_config(Config, EMBEDDED), teacher)
-    config = settings(arguments, teacher)
+    # The teacher's data under file, options and overrides, in rising precedence.
+    config = load_over(replace(Config(), data=load_model(teacher).config.data), arguments.config, given)
     identity: dict[str, Any] = {
         "teacher": str(teacher),
         **{name: to_dict(config)[name] for name in ("data", "coupling")},

@@ -24,11 +24,8 @@ from torch import Tensor
 from imdm_dist.config.schema import NoisePolicy
 from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reveal_steps
 from imdm_dist.diffusion.schedule import alpha
-from imdm_dist.diffusion.source import CounterSource, DrawSource
+from imdm_dist.diffusion.source import CounterSource, DrawSource, draw_tokens
 from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
-
-ROWS_PER_DRAW = 1024
-"""Rows whose float64 probabilities exist at a time: 0.4 GB a copy with GPT-2's vocabulary."""
 
 
 class Denoiser(Protocol):
@@ -134,6 +131,5 @@ def _reveal(
     row_R = (due_AL == evaluation).flatten().nonzero().squeeze(1)
     sequence_R, position_R = active_A[row_R // length], row_R % length
     h_RD = model.hidden(x_BL[active_A.to(device)], masked).flatten(0, 1)[row_R.to(device)]
-    parts = (part.split(ROWS_PER_DRAW) for part in (h_RD, seed_B[sequence_R].to(device), position_R.to(device)))
-    token_R = torch.cat([source.token(model.head(h), seed, position) for h, seed, position in zip(*parts, strict=True)])
-    x_BL.flatten()[(sequence_R * length + position_R).to(device)] = token_R
+    token_R = draw_tokens(source, model.head, h_RD, seed_B[sequence_R].to(device), position_R.to(device))
+    x_BL.view(-1)[(sequence_R * length + position_R).to(device)] = token_R

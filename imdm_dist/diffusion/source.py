@@ -1,10 +1,11 @@
 """Where a rollout takes its randomness from: one small object, so that it can be replaced as a whole.
 
-Shape suffixes: B batch, L length, R rows, V vocabulary.
+Shape suffixes: B batch, L length, R rows, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -15,6 +16,9 @@ from imdm_dist.draws import Purpose
 
 DRAW_PRECISION = "float64"
 """Precision of token draws: a float32 race cuts the tail off and flatters Gen. PPL (arXiv 2409.02908)."""
+
+ROWS_PER_DRAW = 1024
+"""Rows whose float64 probabilities exist at a time: 0.4 GB a copy with GPT-2's vocabulary."""
 
 
 class DrawSource(Protocol):
@@ -48,6 +52,14 @@ class CounterSource:
         """See `DrawSource`. Inverts the distribution function in float64: one uniform for a token."""
         uniform_R = draws.uniform(seed_R, Purpose.TOKEN, position_R)
         return invert_cdf(logits_RV, uniform_R)
+
+
+def draw_tokens(
+    source: DrawSource, head: Callable[[Tensor], Tensor], h_RD: Tensor, seed_R: Tensor, position_R: Tensor
+) -> Tensor:
+    """Tokens of R rows from their hidden states, int64 [R]; float64 probabilities exist for some rows at a time."""
+    parts = (part.split(ROWS_PER_DRAW) for part in (h_RD, seed_R, position_R))
+    return torch.cat([source.token(head(h), seed, position) for h, seed, position in zip(*parts, strict=True)])
 
 
 def invert_cdf(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:

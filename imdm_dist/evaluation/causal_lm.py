@@ -89,6 +89,10 @@ def train_evaluator(
     record = finished_evaluator(folder, key)
     if record is not None:
         return record
+    require(
+        not Path(folder).exists() or (Path(folder) / RECORD).exists() or not any(Path(folder).iterdir()),
+        f"{folder} exists and holds no evaluator: name a folder of its own",
+    )
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

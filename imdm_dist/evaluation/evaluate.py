@@ -69,7 +69,7 @@ def evaluate(
                 by_seed = []
                 for seed in settings.seeds:
                     tokens = draw_samples(model, settings, data.train.length, steps, seed).numpy()
-                    np.save(aside / f"samples-{name.replace(' ', '_')}-{steps}-{seed}.npy", tokens.astype(np.int32))
+                    np.save(aside / f"samples-{name}-{steps}-{seed}.npy", tokens.astype(np.int32))
                     by_seed.append({"gen_ppl": score(tokens), **text_figures(tokens, candidate.reference)})
                 texts = [data.tokenizer.decode(row) for row in tokens[:SAMPLES_SHOWN]] if data.tokenizer else []
                 record = ResultRecord(

@@ -21,7 +21,7 @@ from torch import Tensor
 from imdm_dist import draws
 from imdm_dist.config.schema import NoisePolicy
 from imdm_dist.diffusion.schedule import alpha
-from imdm_dist.diffusion.source import CounterSource
+from imdm_dist.diffusion.source import CounterSource, draw_tokens
 from imdm_dist.draws import Purpose
 from imdm_dist.model import DiT, MaskedRows
 from imdm_dist.objectives.batch import MaskedBatch
@@ -98,9 +98,8 @@ def teacher_hidden(teacher: DiT, batch: MaskedBatch, plan: TeacherSteps, first_R
     h_MD = teacher.hidden(batch.x_BL, batch.masked).flatten(0, 1)[batch.masked.flat_M]
     if plan.second is None:
         return h_MD
-    token_R = CounterSource().token(
-        teacher.head(h_MD[first_R]), plan.rollout_seed_M[first_R], batch.masked.position_M[first_R]
-    )
+    seed_R, position_R = plan.rollout_seed_M[first_R], batch.masked.position_M[first_R]
+    token_R = draw_tokens(CounterSource(), teacher.head, h_MD[first_R], seed_R, position_R)
     next_BL = batch.x_BL.clone()
     next_BL.view(-1)[batch.masked.flat_M[first_R]] = token_R
     second_RD = teacher.hidden(next_BL[plan.changed_A], plan.second).flatten(0, 1)[plan.slot_M[second_R]]

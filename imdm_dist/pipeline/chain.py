@@ -108,6 +108,9 @@ def _stage(path: Path | str, base: dict[str, Any], entry: Any, overrides: Sequen
     for needed in stage.inputs():
         if needed not in earlier and needed != stage.evaluator:
             raise ValueError(f"stage {name} of {path} starts from {needed}, which is no stage above it")
+    near = difflib.get_close_matches(stage.evaluator, earlier, 1, cutoff=0.8)
+    if near and stage.evaluator not in earlier and not Path(stage.evaluator).is_dir():
+        raise ValueError(f"stage {name} of {path} has evaluator {stage.evaluator}: did you mean stage {near[0]}?")
     missing = {"coupling": "teacher", "evaluation": "models"}.get(stage.kind)
     if missing and not getattr(stage, missing):
         raise ValueError(f"stage {name} of {path} is a {stage.kind} stage: it needs {missing}")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from pathlib import Path
 
 import torch
@@ -49,7 +51,7 @@ def generate_coupling(
         loaded.check_data(prepare(config.data))
     context = multiprocessing.get_context("spawn")
     job = (config, str(teacher), str(folder), prompts_PL)
-    helpers = [context.Process(target=_work, args=(*job, place), daemon=True) for place in range(1, workers)]
+    helpers = [context.Process(target=_help, args=(*job, place), daemon=True) for place in range(1, workers)]
     for helper in helpers:
         helper.start()
     _work(*job, 0)
@@ -57,6 +59,20 @@ def generate_coupling(
         helper.join()
         if helper.exitcode:
             raise ValueError(f"a rollout worker ended with exit code {helper.exitcode}: see its message above")
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _help(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int) -> None:
+    """A worker beside the first one: it ends with its parent, however that ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; one line, the parent's, says so
+    _work(config, teacher, folder, prompts_PL, place)
 
 
 def _work(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int) -> None:

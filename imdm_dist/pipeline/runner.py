@@ -84,6 +84,7 @@ def stage_identity(stage: Stage, inputs: dict[str, str]) -> dict[str, Any]:
         "data": [data.train.fingerprint, data.valid.fingerprint],
         "inputs": inputs,
         "models": {name: inputs[model] for name, model in stage.models.items()},
+        "evaluator": stage.evaluator if stage.evaluator not in inputs else "",
     }
 
 

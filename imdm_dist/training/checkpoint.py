@@ -52,9 +52,11 @@ class LoadedModel:
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that is kept with the run; None for the synthetic language."""
+        if self.provenance["tokenizer"] is None:
+            return None
         path = self.folder / TOKENIZER
         if not path.is_dir():
-            return None
+            raise ValueError(f"{path} is missing: copy the run folder whole, not a checkpoint alone")
         found = load_tokenizer(str(path.resolve()))
         if found.fingerprint != self.provenance["tokenizer"]:
             raise ValueError(f"{path} is not the tokenizer this model was trained with: copy the run folder whole")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from imdm_dist.config import to_dict
@@ -23,7 +26,7 @@ from imdm_dist.training.checkpoint import TOKENIZER
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
 from imdm_dist.training.metrics import Meter, MetricsLog
-from imdm_dist.training.setup import set_up
+from imdm_dist.training.setup import Run, set_up
 from imdm_dist.training.state import TrainState
 
 
@@ -55,8 +58,33 @@ def train(config: Config, folder: Path | str) -> None:
     folder = Path(folder)
     run = set_up(config, folder)
     if run.done >= run.last:
+        print(f"{folder} is at step {run.done} of {run.last} already", file=sys.stderr)
         return
     folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        _train(run)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine out of a run folder; the lock goes with the process.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"another process trains in {folder}: wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(run: Run) -> None:
+    config, folder = run.config, run.folder
     remove_leftovers(folder)
     about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
     write_json(folder / "config.json", about)
@@ -97,6 +125,7 @@ def train(config: Config, folder: Path | str) -> None:
             meter.pause(time.monotonic() - started)
         if done % config.train.save_every == 0 or done == run.last:
             started = time.monotonic()
+            meter.check()
             state.save(done)
             meter.pause(time.monotonic() - started)
     bar.close()

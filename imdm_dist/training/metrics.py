@@ -45,15 +45,26 @@ class Meter:
         """Leave out time that was not spent on steps."""
         self._since += seconds
 
+    def check(self) -> None:
+        """Wait for the device and look at the loss.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        loss = float(self.loss)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss}: lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
+            )
+
     def lap(self) -> dict[str, float]:
         """Mean loss a step and tokens a second since the last lap.
 
         Raises:
             ValueError: the loss is not finite.
         """
+        self.check()
         loss = float(self.loss) / self.steps
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss}: lower optimizer.lr or raise optimizer.warmup_steps, and start again")
         speed = self.tokens_per_step * self.steps / (time.monotonic() - self._since)
         self._restart()
         return {"loss": loss, "tokens_per_s": round(speed, 1)}

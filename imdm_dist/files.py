@@ -2,6 +2,9 @@
 
 A process may die at any instant; a name that a reader looks for only ever stands for a finished
 file or folder. Rename within one folder is atomic on POSIX file systems, local and shared.
+
+Names aside are `.NAME.HEX.tmp` for what is being written, of no use once its writer is dead, and
+`.NAME.HEX.old.tmp` for a folder on its way out, which may be the only whole one of its name.
 """
 
 from __future__ import annotations
@@ -9,12 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_OLD = re.compile(r"\.(.+)\.[0-9a-f]{32}\.old\.tmp")
+_NAME = re.compile(r"[\w+()][\w+(),. -]*")
 
 
 def _sync(path: Path) -> None:
@@ -23,6 +30,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_paths(*paths: Path) -> None:
+    """Wait until files, and the entries of folders, are on the disk."""
+    for path in paths:
+        _sync(path)
 
 
 @contextmanager
@@ -44,29 +57,81 @@ def publish_file(path: Path | str) -> Iterator[Path]:
 def publish_dir(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success its files are synced and it is renamed to `path`.
 
-    An older folder of that name is replaced. On an error the temporary folder is removed.
+    An older folder of that name is replaced, in this order: rename the old one aside, rename the new one to `path`,
+    sync, remove the old one. Whoever is killed before the first rename leaves the old one in place, after the second
+    one the new one; in between, the old one waits under its name aside, and the next `publish_dir` of this path or
+    `remove_leftovers` of its parent puts it back. On an error the old one stays or is put back, and the temporary
+    folder is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    _settle(path.parent, path.name)
+    mark = uuid.uuid4().hex
+    aside, old = (path.with_name(f".{path.name}.{mark}.{ending}") for ending in ("tmp", "old.tmp"))
     aside.mkdir()
     try:
         yield aside
         for file in aside.rglob("*"):
             _sync(file)
         _sync(aside)
-        if path.exists():
-            shutil.rmtree(path)
+        if path.is_dir():
+            os.replace(path, old)
         os.replace(aside, path)
         _sync(path.parent)
     finally:
+        _settle(path.parent, path.name)
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path | str) -> None:
-    """Remove what killed writers left aside in `folder`; call it only while no writer can be alive."""
-    for aside in Path(folder).glob(".*.tmp"):
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    """Remove what killed writers left aside in `folder`; call it only while no writer can be alive.
+
+    An old folder that a killed `publish_dir` had moved aside is put back if nothing took its place.
+    """
+    folder = Path(folder)
+    _settle(folder)
+    for aside in folder.glob(".*.tmp"):
+        _remove(aside)
+
+
+def _settle(parent: Path, only: str | None = None) -> None:
+    """Put back or remove old folders that were moved aside: of every name in `parent`, or of one."""
+    # Listed first: if by now there is a folder of that name, it came after the one aside, also with other writers.
+    for old in list(parent.glob(".*.old.tmp")):
+        found = _OLD.fullmatch(old.name)
+        if found is None or only not in (None, found[1]):
+            continue
+        with suppress(FileNotFoundError):  # another writer has settled it meanwhile
+            if (parent / found[1]).exists():
+                _remove(old)
+            else:
+                os.replace(old, parent / found[1])
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def check_name(name: object, what: str) -> str:
+    """`name`, if it can be part of a file's name.
+
+    Args:
+        what: what it names, for the message.
+
+    Raises:
+        ValueError: it is no text, is empty, or has signs that file systems, shells or `stage/key=value` read.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"{what} is {name!r}: give it as text, in quotes")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} is {name!r}, which cannot be part of a file's name: use letters, digits, spaces and _+-,.() "
+            "and begin with a letter or digit"
+        )
+    return name
 
 
 def write_json(path: Path | str, value: Any) -> None:

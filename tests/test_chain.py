@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from imdm_dist.pipeline import load_chain, run_chain
+from imdm_dist.pipeline.chain import chain_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
 
 MODEL = {"size": "custom", "hidden_dim": 32, "n_blocks": 1, "n_heads": 2, "dropout": 0.0, "mask": {"noise_dim": 8}}
 
@@ -160,13 +164,106 @@ def test_a_half_done_stage_goes_on(home, folders):
         ({"stages": [{"name": "a", "kind": "coupling"}]}, "needs teacher"),
         ({"stages": [{"name": "a", "kind": "train"}] * 2}, "two stages called a"),
         ({"base": {"train": {"stpes": 1}}}, "did you mean"),
+        # What is no list, no mapping or no text where one is due.
+        ({"stages": None}, "has no stages"),
+        ({"stages": 5}, "stages of .* is 5: give a list"),
+        ({"stages": {"a": {"kind": "train"}}}, "stages of .* give a list"),
+        ({"stages": ["a", 5]}, "a stage needs a name and a kind out of .*: 'a'"),
+        ({"stages": [{"name": "a", "kind": ["train"]}]}, "a kind out of"),
+        ({"stages": [{"name": "a", "kind": "train", 5: 6}]}, "unknown key 5"),
+        ({"stages": [{"name": "a", "kind": "train", "set": 5}]}, "set of stage a .* is 5: give sections"),
+        ({"stages": [{"name": "a", "kind": "train", "init": ["b"]}]}, "init of stage a .*: give the name of one stage"),
+        ({"base": [5]}, r"base of .* is \[5\]: give sections"),
+        ({5: 6, "more": 7}, "unknown key 5"),
+        ({"name": 5}, "name of .* is 5: give it as text"),
+        # Names that become those of folders.
+        ({"name": "../elsewhere"}, "name of .* cannot be part of a file's name: use letters"),
+        ({"name": ""}, "cannot be part of a file's name"),
+        *(
+            ({"stages": [{"name": name, "kind": "train"}]}, "name of a stage of .* cannot be part of a file's name")
+            for name in ("", "..", "a/b", ".a", "a=b", "a\nb")
+        ),
     ],
 )
 def test_a_wrong_file_is_refused(home, tmp_path, change, match):
-    path = tmp_path / "chain.yaml"
-    path.write_text(yaml.safe_dump(chain(home) | change))
-    with pytest.raises(ValueError, match=match):
+    refuse(tmp_path, chain(home) | change, match)
+
+
+def refuse(folder, content, match):
+    path = folder / "chain.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ValueError, match=match) as caught:
         load_chain(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "match"),
+    [
+        ("redi", {"init": "pairs"}, "init of stage redi .* is pairs, a stage of kind coupling: name one of kind train"),
+        ("redi", {"coupling": "teacher"}, "coupling of stage redi .* name one of kind coupling"),
+        ("redi", {"coupling": None}, "objective.kind=redi: name the stage that makes its pairs in coupling"),
+        ("sdtt", {"set": {}, "coupling": "pairs", "init": None}, "is pairs, which is no stage above it"),
+        ("sdtt", {"teacher": "teacher"}, "has teacher, which a stage of kind train does not read"),
+        ("judge", {"init": "teacher"}, "has init, which a stage of kind evaluator does not read"),
+        ("pairs", {"teacher": "judge"}, "teacher of stage pairs .* is judge, a stage of kind evaluator"),
+        ("pairs", {"coupling": "pairs"}, "has coupling, which a stage of kind coupling does not read"),
+        ("table", {"evaluator": "teacher"}, "evaluator of stage table .* is teacher, a stage of kind train"),
+        ("table", {"evaluator": "table"}, "is table, which is no stage above it: correct the name or the order"),
+        ("table", {"evaluator": None}, "it needs evaluator"),
+        ("table", {"coupling": "redi"}, "coupling of stage table .* a stage of kind train"),
+        ("table", {"models": {"A": "pairs"}}, "models of stage table .* is pairs, a stage of kind coupling"),
+        ("table", {"models": {"A": "sddt"}}, "models of stage table .* is sddt, which is no stage above it"),
+        ("table", {"models": "teacher"}, "models of stage table .*: give stages by name in the table"),
+        ("table", {"models": ["teacher"]}, "models of stage table .*: give stages by name in the table"),
+        ("table", {"models": {"A": 5}}, "models of stage table .*: give stages by name in the table"),
+        ("table", {"models": {}}, "it needs models"),
+        ("table", {"models": {"a/b": "teacher"}}, "a name in models of stage table .* cannot be part of a file's name"),
+        ("table", {"models": {5: "teacher"}}, "a name in models of stage table .* is 5: give it as text"),
+    ],
+)
+def test_a_stage_that_starts_from_something_else_is_refused(home, tmp_path, stage, change, match):
+    content = chain(home)
+    next(one for one in content["stages"] if one["name"] == stage).update(change)
+    refuse(tmp_path, content, match)
+
+
+def test_pairs_for_an_objective_that_learns_from_none_are_refused(home):
+    with pytest.raises(ValueError, match="objective.kind=nelbo: set objective.kind=redi or leave out coupling"):
+        load_chain(home / "chain.yaml", ["redi/objective.kind=nelbo"])
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_workers_below_one_are_refused_before_anything_runs(home, tmp_path, workers):
+    with pytest.raises(ValueError, match=f"workers is {workers}: give 1 or more"):
+        run_chain(load_chain(home / "chain.yaml"), tmp_path / "runs", workers)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["./lm", "/no/such/lm", "no/such/lm", "owner/lm"])
+def test_an_evaluator_that_is_not_there_is_refused_before_anything_runs(home, tmp_path, monkeypatch, name):
+    asked = []
+
+    def no_network(name, timeout):
+        asked.append(name)
+        raise RuntimeError("no route")
+
+    monkeypatch.setattr("huggingface_hub.model_info", no_network)
+    content = chain(home)
+    content["stages"][-1]["evaluator"] = name
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ValueError, match=f"evaluator {name} cannot be loaded .*: train one with"):
+        run_chain(load_chain(tmp_path / "chain.yaml"), tmp_path / "runs")
+    assert asked == (["owner/lm"] if name == "owner/lm" else [])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["tiny", "embedded_chain.yaml", "demo_synthetic_chain.yaml"])
+def test_a_chain_as_yaml_is_the_same_chain(home, tmp_path, name):
+    path = home / "chain.yaml" if name == "tiny" else ROOT / "configs" / name
+    original = load_chain(path, ["train.seed=3", "optimizer.eps=1e-12"])
+    (tmp_path / "printed.yaml").write_text(chain_yaml(original))
+    assert load_chain(tmp_path / "printed.yaml") == original
 
 
 def test_an_override_of_no_stage_is_refused(home):

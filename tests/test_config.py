@@ -250,6 +250,9 @@ def test_show_config_prints_what_loads_again(tmp_path: Path) -> None:
     assert expected.train.steps == 10 and expected.train.seed == 3
     assert load_config(Config, write(tmp_path, shown.stdout)) == expected
     assert show("--describe").stdout == describe(Config)
+    both = show("--describe", str(path))
+    assert both.returncode == 2 and both.stdout == ""
+    assert both.stderr.startswith("error: --describe prints the defaults: leave out the file")
     bad = show("train.stpes=1")
     assert bad.returncode == 2 and bad.stdout == ""
     assert bad.stderr == "error: unknown setting train.stpes (on the command line): did you mean train.steps?\n"

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from unittest import mock
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -18,11 +20,11 @@ import pytest
 import torch
 
 from imdm_dist.config.schema import DataConfig
-from imdm_dist.data import TokenFile, Tokenizer, load_tokenizer, prepare
+from imdm_dist.data import TokenFile, Tokenizer, embedded, load_tokenizer, prepare
 from imdm_dist.data.detokenize import lm1b
 from imdm_dist.data.embedded import read_embedded
 from imdm_dist.data.packing import pack
-from imdm_dist.data.text import read_texts, text_batches
+from imdm_dist.data.text import read_texts, source_identity, text_batches
 from imdm_dist.data.tokenizer import train_bpe
 
 TEXT = "the cat sat on a mat while it rained, and 42 dogs ran over the hill to see what the noise was about"
@@ -158,15 +160,66 @@ def test_a_tokenizer_without_an_end_token_is_refused(bpe_folder: Path, tmp_path:
         load_tokenizer(str(tmp_path))
 
 
-def test_a_name_that_is_neither_folder_nor_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> None:
-        raise OSError(f"no {name}\nsecond line")
+class Hub:
+    """Stands for the local cache and for the hub: what each holds, and what they were asked for."""
 
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
-    with pytest.raises(ValueError, match="data.tokenizer=gpt3 is no folder under .* from the hub .no gpt3.: name"):
-        load_tokenizer("gpt3", tmp_path)
-    with pytest.raises(ValueError, match="data.tokenizer=./gpt3 is no folder: correct it"):
-        load_tokenizer("./gpt3", tmp_path)
+    def __init__(self, bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tokenizer = bpe.fast
+        self.cached: set[str] = set()
+        self.online: set[str] | None = None
+        self.asked: list[str] = []
+        monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", self.read)
+        monkeypatch.setattr("huggingface_hub.model_info", self.model_info)
+
+    def read(self, name: str, local_files_only: bool) -> object:
+        if not local_files_only:
+            assert self.online is not None and name in self.online, "transformers would ask again and again"
+            self.asked.append(f"files of {name}")
+        elif name not in self.cached:
+            raise OSError(f"no {name}\nsecond line")
+        return self.tokenizer
+
+    def model_info(self, name: str, timeout: float) -> None:
+        self.asked.append(name)
+        if self.online is None:
+            raise RuntimeError("no route\nsecond line")
+        if name not in self.online:
+            raise huggingface_hub.errors.RepositoryNotFoundError("no such", response=mock.Mock())
+
+
+@pytest.fixture
+def hub(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    return Hub(bpe, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["./gpt3", "../gpt3", "/no/gpt3", "~/gpt3", "a/b/gpt3", ".", ""])
+def test_a_path_that_is_no_folder_is_refused_at_once(hub: Hub, tmp_path: Path, name: str) -> None:
+    hub.online = {name}
+    root = tmp_path / "no" / "folder"
+    with pytest.raises(ValueError, match=f"data.tokenizer={name} is no folder: correct it"):
+        load_tokenizer(name, root)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", ["gpt3", "owner/gpt3"])
+def test_the_hub_is_asked_once_for_what_is_not_cached(hub: Hub, tmp_path: Path, name: str) -> None:
+    where = f"data.tokenizer={name} is no folder under .* does not load from the hub"
+    with pytest.raises(ValueError, match=f"{where} .*the hub does not answer: no route.: name a folder") as caught:
+        load_tokenizer(name, tmp_path)
+    assert hub.asked == [name] and "\n" not in str(caught.value)
+
+    hub.online = {"another"}
+    with pytest.raises(ValueError, match=f"{where} .the hub has no such model, .*: name a folder"):
+        load_tokenizer(name, tmp_path)
+    assert hub.asked == [name, name]
+
+    hub.online, hub.asked = {name}, []
+    load_tokenizer(name, tmp_path)
+    assert hub.asked == [name, f"files of {name}"]
+
+    hub.online, hub.asked, hub.cached = None, [], {name}
+    load_tokenizer(name, tmp_path)
+    assert hub.asked == []
 
 
 # --- packing
@@ -427,6 +480,39 @@ def test_the_embedded_english(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert data.train.rows > 10_000 and data.valid.rows > 300 and data.train.length == 32
     first = data.tokenizer.decode(data.train.take([0])[0]).removeprefix("<|endoftext|>").removesuffix("<|endoftext|>")
     assert train[0].startswith(first)
+
+
+def test_two_builds_of_one_python_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest follows the text, is kept, and is looked up by what the text is made from."""
+
+    def digest(split: str = "train") -> str:
+        embedded._documents.cache_clear()
+        embedded._sources_digest.cache_clear()
+        return embedded.embedded_digest(split, tmp_path / "cache")  # type: ignore[arg-type]
+
+    library = tmp_path / "library"
+    (library / "site-packages").mkdir(parents=True)
+    monkeypatch.setattr("imdm_dist.data.embedded.sysconfig.get_paths", lambda: {"stdlib": str(library)})
+    try:
+        module = library / "module.py"
+        module.write_text(f'"""{TEXT} {TEXT} {TEXT}"""\n')
+        first = {split: digest(split) for split in ("train", "valid")}
+        assert first["train"] != first["valid"]
+        (library / "site-packages" / "other.py").write_text(f'"""{TEXT} {TEXT} {TEXT} again"""\n')
+        with monkeypatch.context() as patch:
+            patch.setattr(embedded, "read_embedded", lambda split: pytest.fail("parsed once more"))
+            assert digest() == first["train"]
+        module.write_text(module.read_text() + "# a comment\n")
+        assert digest() == first["train"]
+        config = DataConfig(cache=str(tmp_path / "cache"))
+        identity = source_identity(config, "train"), source_identity(config, "valid")
+        module.write_text(module.read_text().replace("cat", "dog"))
+        assert {split: digest(split) for split in first} != first
+        assert (source_identity(config, "train"), source_identity(config, "valid")) != identity
+        assert len(list((tmp_path / "cache").iterdir())) == 3
+    finally:
+        embedded._documents.cache_clear()
+        embedded._sources_digest.cache_clear()
 
 
 # --- building once

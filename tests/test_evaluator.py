@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from imdm_dist.config.schema import EvaluatorConfig
 from imdm_dist.data.token_file import TokenFile
-from imdm_dist.evaluation.causal_lm import evaluator_key, finished_evaluator, load_causal_lm, train_evaluator
+from imdm_dist.evaluation.causal_lm import (
+    evaluator_key,
+    find_causal_lm,
+    finished_evaluator,
+    load_causal_lm,
+    train_evaluator,
+)
 from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_texts
 
 VOCAB, LENGTH = 12, 9
@@ -154,8 +160,34 @@ def test_gen_ppl_of_texts_of_many_lengths(batch: int) -> None:
     assert abs(scored.token_level - scored.sequence_level) > 1e-3
 
 
+@pytest.mark.parametrize("read", [load_causal_lm, find_causal_lm])
+def test_the_hub_is_asked_once_for_an_evaluator(
+    read: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def from_pretrained(name: str, dtype: torch.dtype, local_files_only: bool) -> None:
+        assert local_files_only, "transformers would ask again and again"
+        raise OSError("not in the cache")
+
+    def model_info(name: str, timeout: float) -> None:
+        asked.append(name)
+        raise RuntimeError("no route")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    monkeypatch.setattr("huggingface_hub.model_info", model_info)
+    for name in ("gtp2", "owner/gtp2"):
+        with pytest.raises(ValueError, match=f"evaluator {name} cannot be loaded .*no route.: train one with"):
+            read(name)
+    assert asked == ["gtp2", "owner/gtp2"]
+    for name in ("./gpt2", str(tmp_path / "gpt2"), "~/gpt2", "runs/a/gpt2"):
+        with pytest.raises(ValueError, match=f"evaluator {name} cannot be loaded .there is no such folder.: train"):
+            read(name)
+    assert len(asked) == 2
+
+
 def test_errors_name_the_remedy(tmp_path: Path, data: tuple[TokenFile, TokenFile]) -> None:
-    with pytest.raises(ValueError, match="does not exist: train one with tools/train_evaluator.py"):
+    with pytest.raises(ValueError, match="there is no such folder.: train one with tools/train_evaluator.py"):
         load_causal_lm(tmp_path / "nothing")
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_causal_lm(tmp_path)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from imdm_dist import draws
 from imdm_dist.diffusion.schedule import EPSILON, alpha, nelbo_weight
-from imdm_dist.diffusion.source import invert_cdf
 from imdm_dist.draws import Purpose
+from imdm_dist.model import Vocabulary
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
 from imdm_dist.objectives.nelbo import nelbo
 from imdm_dist.objectives.row_loss import divergence_sum
@@ -132,9 +132,8 @@ def dense_sdtt(student, teacher, batch, dt, divergence, policy):
     redrawn_BL = (draws.uniform(seed_BL, Purpose.KEEP, position) >= keep).long()
     with torch.no_grad():
         first_BLV = teacher.logits(batch.x_BL, batch.seed_B).double()
-        token_BL = invert_cdf(first_BLV.flatten(0, 1), draws.uniform(seed_BL, Purpose.TOKEN, position).flatten()).view(
-            BATCH, LENGTH
-        )
+        uniform_R = draws.uniform(seed_BL, Purpose.TOKEN, position).flatten()
+        token_BL = teacher.vocabulary.invert_cdf(first_BLV.flatten(0, 1), uniform_R).view(BATCH, LENGTH)
         next_BL = torch.where(first_BL, token_BL, batch.x_BL)
         second_BLV = teacher.logits(next_BL, batch.seed_B, redrawn_BL).double()
     target_BLV = torch.where(first_BL[..., None], first_BLV, second_BLV).log_softmax(-1)
@@ -183,8 +182,8 @@ def test_divergences_are_finite_at_the_mask_and_zero_on_equals():
     logits = torch.randn(5, 7)
     logits[:, 3] = -1e6
     for kind in ("reverse_kl", "forward_kl", "total_variation", "mse"):
-        assert float(divergence_sum(logits, logits.clone(), kind, 3)) == pytest.approx(0, abs=1e-6)
-        assert torch.isfinite(divergence_sum(logits, logits + torch.rand(5, 7), kind, 3))
+        assert float(divergence_sum(Vocabulary(7, 3), logits, logits.clone(), kind)) == pytest.approx(0, abs=1e-6)
+        assert torch.isfinite(divergence_sum(Vocabulary(7, 3), logits, logits + torch.rand(5, 7), kind))
 
 
 def test_a_batch_without_masks_gives_a_loss_of_zero_with_gradients():

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from imdm_dist.evaluation import paper, plots
 from imdm_dist.evaluation.report import Report, write_report
 from imdm_dist.evaluation.result import ResultRecord, format_cell, mean_figures, table_markdown
 from imdm_dist.evaluation.synthetic import FORMULAS
+from imdm_dist.pipeline import demo, load_chain
 
 ROW = {"validity": 0.4931, "token_entropy": 0.6928, "factorization_error": 0.6931, "factorization_error_mean": 1.386}
 
@@ -105,6 +107,25 @@ def test_plots_are_pictures(tmp_path: Path) -> None:
         data = (tmp_path / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 10_000
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("values", [(271.3, 288.0, 296.4), (212, 290, 233), (48, 900), (3, 4e4), (300, 300), (99.5,)])
+def test_the_perplexity_axis_has_several_ticks(values: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "_publish", lambda figure, path: figures.append(figure))
+    plots.plot_gen_ppl("gen_ppl.png", {"IMDM": ([2**place for place in range(len(values))], values)})
+    (axes,) = figures[0].axes
+    low, high = axes.get_ylim()
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert 4 <= len(shown) == len(set(shown)) <= 12
+    assert all(low <= float(text) <= high for text in shown)
+    assert low <= min(values) <= max(values) <= high
+
+
+@pytest.mark.parametrize(("name", "drawn"), [(demo.SYNTHETIC, demo.SYNTHETIC_TRAINED), (demo.TEXT, demo.TEXT_TRAINED)])
+def test_the_losses_of_every_trained_stage_are_drawn(name: str, drawn: tuple[str, ...]) -> None:
+    chain = load_chain(Path(__file__).resolve().parent.parent / "configs" / name)
+    assert drawn == tuple(stage.name for stage in chain.stages if stage.kind == "train")
 
 
 def test_a_plot_that_fails_leaves_nothing(tmp_path: Path) -> None:

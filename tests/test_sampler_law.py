@@ -15,8 +15,8 @@ from imdm_dist import draws
 from imdm_dist.diffusion.reveal import grid_time, plan_reveals, reveal_steps
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.diffusion.schedule import alpha
-from imdm_dist.diffusion.source import invert_cdf
 from imdm_dist.draws import Purpose
+from imdm_dist.model import Vocabulary
 from tests.small import small_model
 
 LENGTH, TOKENS, STATES, STEPS = 3, 2, 3, 3
@@ -67,6 +67,7 @@ class TableModel:
 
     mask_id = MASK_ID
     device = torch.device("cpu")
+    vocabulary = Vocabulary(TOKENS + 1, MASK_ID)
 
     def __init__(self, state_SLR):
         generator = torch.Generator().manual_seed(1)
@@ -99,7 +100,7 @@ class Script:
     def keep(self, seed_B, length, step_B):
         return self.keep_BLN[torch.arange(len(step_B))[:, None], torch.arange(length), step_B[:, None]]
 
-    def token(self, logits_RV, seed_R, position_R):
+    def token(self, vocabulary, logits_RV, seed_R, position_R):
         token_R = self.token_BL[seed_R, position_R]
         factor_R = logits_RV.softmax(-1).gather(1, token_R[:, None]).squeeze(1)
         self.weight_B.scatter_reduce_(0, seed_R, factor_R, "prod")
@@ -258,10 +259,16 @@ def test_zero_steps_are_refused():
         sample(small_model(), torch.zeros(1, 2, dtype=torch.int64), torch.arange(1), 0)
 
 
+def test_a_uniform_next_to_one_draws_a_token():
+    logits = torch.randn(2000, 101, generator=torch.Generator().manual_seed(0)) * 3
+    token = Vocabulary(101, 100).invert_cdf(logits, torch.full((2000,), 1 - 2.0**-53, dtype=torch.float64))
+    assert int(token.max()) <= 100
+
+
 def test_tokens_of_probability_zero_are_never_drawn():
     logits = torch.tensor([[-1e6, 0.0, -1e6, 1.0, -1e6]]).expand(1000, 5)
     uniform = torch.linspace(0, 1, 1002, dtype=torch.float64)[1:-1]
     uniform[0], uniform[-1] = 2.0**-53, 1 - 2.0**-53
-    token = invert_cdf(logits, uniform)
+    token = Vocabulary(5, 4).invert_cdf(logits, uniform)
     assert set(token.tolist()) == {1, 3}
     assert (token == 1).double().mean() == pytest.approx(1 / (1 + torch.e), abs=2e-3)

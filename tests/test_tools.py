@@ -3,6 +3,7 @@
 import contextlib
 import io
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
+CHAIN = ROOT / "configs" / "embedded_chain.yaml"
 TINY = ["model.size=custom", "model.hidden_dim=32", "model.n_blocks=1", "model.n_heads=2", "train.global_batch=8"]
 
 
@@ -34,6 +36,21 @@ def test_help_has_an_example(tool, tmp_path):
     done = call(tmp_path, tool, "--help")
     assert done.returncode == 0
     assert f"python tools/{tool}" in done.stdout
+
+
+def test_help_waits_for_no_heavy_library(tmp_path):
+    script = """
+import contextlib, io, runpy, sys
+for tool in sys.argv[1:]:
+    sys.argv = [tool, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        runpy.run_path(tool, run_name="__main__")
+    heavy = {"torch", "transformers", "datasets", "deepspeed", "matplotlib", "pyarrow"} & set(sys.modules)
+    assert not heavy, f"{tool} imports {heavy} before it has read its command line"
+"""
+    command = [sys.executable, "-c", script, *(str(ROOT / "tools" / tool) for tool in TOOLS)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +79,20 @@ REFUSED = [
     (["gen_coupling.py", "--teacher", "teacher", "--plain", "--shards", "0"], "coupling.shards is 0"),
     (["gen_coupling.py", "--teacher", "teacher", "--plain", "--prompts", "no.txt"], "has no tokenizer"),
     (["gen_coupling.py", "--teacher", "teacher", "--plain", "--workers", "0"], "workers is 0"),
+    (["gen_coupling.py", "--workers", "0"], "workers is 0"),
+    (["gen_coupling.py", "--teacher", "teacher", "--prompts", "no.txt"], "add --plain"),
+    (["gen_coupling.py", "--prompts", "no.txt"], "add --plain"),
     (["gen_coupling.py", "--config", "c.yaml"], "--config goes with --teacher"),
     (["sample.py", "nowhere"], "no run or checkpoint"),
     (["sample.py", "teacher", "--steps", "0"], "1 step or more"),
     (["sample.py", "teacher", "--samples", "0"], "samples is 0"),
     (["evaluate.py", "--model", "teacher", "--evaluator", "e", "--out", "new"], "NAME=RUN"),
-    (["evaluate.py", "--model", "A=teacher", "--evaluator", "./e", "--out", "new"], "does not exist"),
+    (["evaluate.py", "--model", "A=teacher", "--evaluator", "./e", "--out", "new"], "there is no such folder"),
+    (["evaluate.py", "--model", "a/b=teacher", "--evaluator", "e", "--out", "new"], "cannot be part of a file's name"),
+    (["evaluate.py", "--model", "A=teacher", "--model", "A=b", "--evaluator", "e", "--out", "new"], "A already"),
     (["run_chain.py", "no.yaml"], "no.yaml"),
+    (["run_chain.py", str(CHAIN), "--workers", "0"], "workers is 0"),
+    (["show_config.py", "--describe", "no.yaml"], "--describe prints the defaults"),
     (["show_config.py", "no.yaml"], "no.yaml"),
 ]
 
@@ -128,3 +152,12 @@ def test_settings_are_printed_without_running(tmp_path, command):
     assert done.returncode == 0, done.stderr
     assert "steps: 7" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_chain_that_is_printed_can_be_given_back(tmp_path):
+    first = call(tmp_path, "show_config.py", CHAIN, "teacher/train.steps=7")
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "printed.yaml").write_text(first.stdout)
+    again = call(tmp_path, "show_config.py", "printed.yaml")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout and "steps: 7" in first.stdout

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_over
+from imdm_dist.files import check_name
 
 EXAMPLE = """example:
   python tools/evaluate.py --model MDLM=runs/teacher --model IMDM=runs/student --evaluator runs/evaluator \\
@@ -44,9 +44,9 @@ def main() -> None:
         name, found, path = entry.partition("=")
         if not found:
             raise ValueError(f"--model {entry} is no NAME=RUN: write for instance MDLM=runs/teacher")
-        if name in named or not re.fullmatch(r"[\w+. -]+", name):
-            raise ValueError(f"--model {entry}: name each model apart, in letters, digits, spaces, +, . and -")
-        named[name] = Path(path)
+        if name in named:
+            raise ValueError(f"--model {entry}: there is a model {name} already, name each apart")
+        named[check_name(name, "the name of a --model")] = Path(path)
     if Path(arguments.out).exists():
         raise ValueError(f"{arguments.out} exists: give another --out, results are not overwritten")
     base = replace(Config(), data=load_model(next(iter(named.values()))).config.data)

@@ -52,25 +52,34 @@ def options(arguments: argparse.Namespace) -> list[str]:
     return [*(f"coupling.{name}={value}" for name, value in named.items() if value is not None), *arguments.overrides]
 
 
+def check_prompts(arguments: argparse.Namespace, config: Config) -> None:
+    """Raise ValueError if there are prompts and pairs do not start from masks alone."""
+    if arguments.prompts and config.coupling.kind != "plain":
+        raise ValueError("--prompts are completed from masks, not from perturbed text: add --plain")
+
+
 def main() -> None:
     arguments = parse()
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
-    from imdm_dist.pipeline.rollouts import default_workers, generate_coupling
+    from imdm_dist.pipeline.rollouts import generate_coupling, worker_count
     from imdm_dist.training.checkpoint import load_model
     from imdm_dist.training.loop import train
 
     if arguments.config and not arguments.teacher:
         raise ValueError("--config goes with --teacher: name the run that is to roll out, e.g. --teacher runs/teacher")
+    workers = worker_count(arguments.workers)
     given = options(arguments)
-    if not arguments.teacher:
-        load_config(Config, None, given)  # what is wrong is said before a teacher is trained
+    if not arguments.teacher:  # what is wrong is said before a teacher is trained
+        check_prompts(arguments, load_config(Config, None, given))
     teacher = Path(arguments.teacher or EMBEDDED_TEACHER)
     if not arguments.teacher:
         print(f"no --teacher given: using {teacher} on the embedded text, trained if it is missing", file=sys.stderr)
-        train(load_config(Config, EMBEDDED), teacher)
+        if not train(load_config(Config, EMBEDDED), teacher):
+            raise SystemExit(75)  # stopped by a signal, as tools/train.py says it
     # The teacher's data under file, options and overrides, in rising precedence.
     config = load_over(replace(Config(), data=load_model(teacher).config.data), arguments.config, given)
+    check_prompts(arguments, config)
     identity: dict[str, Any] = {
         "teacher": str(teacher),
         **{name: to_dict(config)[name] for name in ("data", "coupling")},
@@ -83,7 +92,6 @@ def main() -> None:
         prompts_PL = read_prompts(arguments.prompts, data.tokenizer, data.train.length)
         identity["prompts"] = prompts_PL.tolist()
     folder = Path(arguments.out or teacher.parent / f"coupling-{hash_json(identity)[:8]}")
-    workers = default_workers() if arguments.workers is None else arguments.workers
     print(f"{config.coupling.pairs} pairs in {config.coupling.shards} shards go to {folder}", file=sys.stderr)
     generate_coupling(config, teacher, folder, workers, prompts_PL)
     print(folder)

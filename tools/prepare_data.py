@@ -6,7 +6,6 @@ import argparse
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config
-from imdm_dist.data import prepare
 
 EPILOG = """examples:
   python tools/prepare_data.py                                  the embedded English
@@ -23,6 +22,8 @@ def main() -> None:
     parser.add_argument("--verify", action="store_true", help="also read every byte and compare the checksums")
     parser.add_argument("settings", nargs="*", metavar="key.sub=value", help="settings, such as data.length=64")
     arguments = parser.parse_intermixed_args()
+    from imdm_dist.data import prepare
+
     data = prepare(load_config(Config, arguments.config, arguments.settings).data)
     for split in (data.train, data.valid):
         if arguments.verify:

@@ -9,10 +9,12 @@ from imdm_dist.config import Config, load_config, to_yaml
 
 EXAMPLE = """example, a small teacher on the embedded text, in a minute:
   python tools/train.py runs/teacher --config configs/embedded.yaml train.steps=200
-Run the same command again to go on after an interruption."""
+Run the same command again to go on after an interruption. On several GPUs or processes:
+  torchrun --nproc-per-node 8 tools/train.py runs/teacher --config configs/embedded.yaml engine.zero_stage=1
+Exit code 75 says that a signal or train.time_budget stopped the run after a checkpoint."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,10 +26,11 @@ def main() -> None:
     config = load_config(Config, arguments.config, arguments.overrides)
     if arguments.print_config:
         print(to_yaml(config), end="")
-        return
+        return 0
     from imdm_dist.training.loop import train
+    from imdm_dist.training.stop import EXIT_STOPPED
 
-    train(config, arguments.folder)
+    return 0 if train(config, arguments.folder) else EXIT_STOPPED
 
 
 if __name__ == "__main__":

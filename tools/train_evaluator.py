@@ -6,9 +6,6 @@ import argparse
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config
-from imdm_dist.data.prepare import prepare
-from imdm_dist.evaluation.causal_lm import train_evaluator
-from imdm_dist.evaluation.ngram import TrigramModel
 
 EPILOG = """examples:
   python tools/train_evaluator.py --out runs/evaluator
@@ -29,6 +26,10 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="key.sub=value", help="settings, such as evaluator.steps=500")
     arguments = parser.parse_intermixed_args()
     config = load_config(Config, arguments.config, arguments.settings)
+    from imdm_dist.data import prepare
+    from imdm_dist.evaluation.causal_lm import train_evaluator
+    from imdm_dist.evaluation.ngram import TrigramModel
+
     data = prepare(config.data)
     record = train_evaluator(
         config.evaluator, data.train, data.valid, arguments.out, arguments.device, arguments.autocast

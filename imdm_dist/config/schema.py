@@ -149,6 +149,8 @@ class OptimizerConfig:
     """Largest global gradient norm; 0 is off."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, with MDLM's warm start min(decay, (1+n)/(10+n))."""
+    kind: Literal["torch", "deepspeed", "apex"] = "torch"
+    """Whose AdamW: torch's fused one, or the fused one of DeepSpeed or NVIDIA apex, where it imports and agrees."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optimizer.lr is {self.lr}: set it above 0")
@@ -168,9 +170,22 @@ class EngineConfig:
     micro_batch: int = 0
     """Examples in one forward pass; 0 takes the whole share of a rank (no accumulation)."""
     loss_chunk_rows: int = 4096
-    """Masked rows whose logits exist at a time; more rows than this are recomputed chunk by chunk in backward."""
+    """Most rows whose logits exist at a time; a micro-batch of more tokens is recomputed in chunks in backward."""
+    tensor_parallel: int = 1
+    """Ranks that share each layer; the others of the world are data-parallel."""
+    recompute: bool = False
+    """Activation checkpointing: keep only each block's input and compute the block again in backward."""
+    compile: bool = False
+    """torch.compile each block."""
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory (needs zero_stage >= 1)."""
 
     def __post_init__(self) -> None:
+        require(self.tensor_parallel >= 1, f"engine.tensor_parallel is {self.tensor_parallel}: set it to 1 or more")
+        require(
+            not self.offload_optimizer or self.zero_stage >= 1,
+            "engine.offload_optimizer is done by ZeRO: set engine.zero_stage=1 or more",
+        )
         require(self.micro_batch >= 0, f"engine.micro_batch is {self.micro_batch}: set it to 0 (all) or more")
         require(self.loss_chunk_rows > 0, "engine.loss_chunk_rows must be 1 or more")
         require(
@@ -225,6 +240,22 @@ class TrainConfig:
     """Steps between two checkpoints; the last step is always saved."""
     keep_last: int = 2
     """Newest checkpoints kept."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this many steps are kept for good; 0 keeps none."""
+    keep_best: bool = False
+    """Keep the checkpoint with the lowest validation perplexity (needs valid_every)."""
+    async_save: bool = True
+    """Write checkpoints from a copy while training goes on; off writes from live memory while training waits."""
+    resume: str = "auto"
+    """auto: go on from the newest whole checkpoint of the run folder; none: the folder must have none; or a path."""
+    time_budget: float = 0.0
+    """Minutes after which the run saves and stops, to be resumed later; 0 is no limit."""
+    max_skipped: int = 10
+    """Steps in a row whose gradient is not finite, each skipped, after which the run stops."""
+    deterministic: bool = False
+    """Same bits at every run on the same machine, also on GPUs, at some cost in speed."""
+    check_replicas_every: int = 0
+    """Steps between two comparisons of what must be equal across ranks; 0 is never. For debugging."""
     valid_every: int = 0
     """Steps between two validations; 0 is never."""
     valid_rows: int = 1024
@@ -236,7 +267,10 @@ class TrainConfig:
         require(self.steps >= 0, f"train.steps is {self.steps}: set it to 0 or more")
         for name in ("global_batch", "log_every", "save_every", "keep_last", "valid_rows"):
             require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}: set it to 1 or more")
-        require(self.valid_every >= 0, f"train.valid_every is {self.valid_every}: set it to 0 (never) or more")
+        for name in ("valid_every", "keep_every", "time_budget", "check_replicas_every"):
+            require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}: set it to 0 (never) or more")
+        require(self.max_skipped >= 1, f"train.max_skipped is {self.max_skipped}: set it to 1 or more")
+        require(not self.keep_best or self.valid_every > 0, "train.keep_best needs train.valid_every: set it above 0")
         require(0 <= self.seed < 2**63, f"train.seed is {self.seed}: set it in [0, 2**63)")
 
 

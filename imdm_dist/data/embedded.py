@@ -1,7 +1,7 @@
 """English that every CPython carries: the topics of its `help()` and the docstrings of its library.
 
-The default corpus: about two megabytes, no download. Sources are parsed, never imported. What comes
-out depends on the Python version alone, so the version is part of the data's identity.
+The default corpus: about two megabytes, no download. Sources are parsed, never imported. Another Python
+has another text, also another build of one version, so a digest of the text is part of the data's identity.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import os
 import re
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
+
+from imdm_dist.files import hash_json, read_json, write_json
 
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "site-packages", "idlelib", "lib2to3", "turtledemo", "ensurepip"})
 _SHORTEST = 200
@@ -42,17 +45,24 @@ def _is_valid(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) < _VALID_SHARE * 2**32
 
 
+def _sources() -> Iterator[tuple[str, Path]]:
+    """Dotted name and path of the library's modules, in the order of folders and names."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for folder, below, files in os.walk(library):
+        below[:] = sorted(set(below) - _SKIPPED_FOLDERS)
+        for path in (Path(folder, file) for file in sorted(files) if file.endswith(".py")):
+            yield ".".join(path.relative_to(library).with_suffix("").parts), path
+
+
 @cache
 def _documents() -> dict[str, str]:
     """Text by name (`topic/...` or `module/...`), in the order of the names."""
     from pydoc_data.topics import topics
 
-    library = Path(sysconfig.get_paths()["stdlib"])
     found = {f"topic/{name}": _tidy(text) for name, text in topics.items()}
-    for path in library.rglob("*.py"):
-        parts = path.relative_to(library).with_suffix("").parts
-        if _SKIPPED_FOLDERS.isdisjoint(parts) and parts[0] != "pydoc_data":
-            found["module/" + ".".join(parts)] = _tidy("\n\n".join(_docstrings(path.read_bytes())))
+    for name, path in _sources():
+        if not name.startswith("pydoc_data."):
+            found[f"module/{name}"] = _tidy("\n\n".join(_docstrings(path.read_bytes())))
     return {name: found[name] for name in sorted(found) if len(found[name]) > _SHORTEST}
 
 
@@ -62,3 +72,25 @@ def read_embedded(split: Literal["train", "valid"]) -> list[str]:
     About one document in twenty, chosen by the hash of its name, is for validation.
     """
     return [text for name, text in _documents().items() if _is_valid(name) == (split == "valid")]
+
+
+def embedded_digest(split: Literal["train", "valid"], folder: Path | str) -> str:
+    """SHA-256 of a split's text, in hex.
+
+    Args:
+        folder: where the digest is kept, under a hash of what the text is made from: to parse that takes
+            seconds, to hash it a fiftieth of one.
+    """
+    kept = Path(folder) / f"embedded-{_sources_digest()[:16]}.json"
+    if not kept.exists():
+        write_json(kept, {"train": hash_json(read_embedded("train")), "valid": hash_json(read_embedded("valid"))})
+    return str(read_json(kept)[split])
+
+
+@cache
+def _sources_digest() -> str:
+    """SHA-256 of the library's sources and of this file's."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for name, path in _sources():
+        digest.update(f"{name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

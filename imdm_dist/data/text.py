@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import platform
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from imdm_dist.config.schema import DataConfig
 from imdm_dist.data import detokenize
-from imdm_dist.data.embedded import read_embedded
+from imdm_dist.data.embedded import embedded_digest, read_embedded
 
 if TYPE_CHECKING:  # importing datasets takes seconds, which reading finished token files does not need
     from datasets import Dataset
@@ -84,13 +83,13 @@ def _file_identity(path: Path) -> list[Any]:
 def source_identity(config: DataConfig, split: Split) -> list[Any]:
     """What tells one text from another, as JSON values without any folder of this machine.
 
-    For files: name, size and a hash of the first and last mebibyte.
+    For files: name, size and a hash of the first and last mebibyte; for the embedded English: a hash of it.
     """
     if config.source == "files":
         return [_file_identity(path) for path in resolve_files(config, split)]
     if config.source == "hub":
         return [config.name, _hub_split(config, split)]
-    return ["embedded", platform.python_implementation(), platform.python_version()]
+    return ["embedded", embedded_digest(split, config.cache)]
 
 
 def read_texts(config: DataConfig, split: Split, cache_dir: Path | None = None) -> Dataset:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import transformers
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from imdm_dist import hub
 from imdm_dist.files import hash_json, publish_dir
 
 END_OF_TEXT = "<|endoftext|>"
@@ -68,30 +68,28 @@ def _special(fast: transformers.PreTrainedTokenizerFast, declared: list[int | No
     return next((one for one in [*declared, *known] if one is not None), -1)
 
 
-def _reader(name: str, folder: Path) -> tuple[Any, str]:
-    """The class that reads this tokenizer, and what to give to its `from_pretrained`."""
-    # By from_pretrained only: the keyword constructors of transformers 5 make empty tokenizers.
+def _local_reader(name: str, folder: Path) -> type[transformers.PreTrainedTokenizerFast] | None:
+    """The class that reads the tokenizer in `folder`; None where there is no folder, and `name` is one of the hub."""
     if (folder / "tokenizer.json").is_file():
-        return transformers.PreTrainedTokenizerFast, str(folder)
+        return transformers.PreTrainedTokenizerFast
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return transformers.GPT2TokenizerFast, str(folder)
+        return transformers.GPT2TokenizerFast
     if (folder / "vocab.txt").is_file():
-        return transformers.BertTokenizerFast, str(folder)
+        return transformers.BertTokenizerFast
     if folder.is_dir():
         raise ValueError(
             f"data.tokenizer={name} is a folder without tokenizer.json, vocab.json with merges.txt, or vocab.txt: "
             "name a folder that holds them"
         )
-    if name.startswith((".", "/", "~")):
+    if not hub.is_hub_name(name):
         raise ValueError(
             f"data.tokenizer={name} is no folder: correct it (a relative name starts from data.root or IMDM_DATA)"
         )
-    print(f"data.tokenizer={name} is no folder under {folder.parent}: looking for it on the hub", file=sys.stderr)
-    return transformers.AutoTokenizer, name
+    return None
 
 
 def load_tokenizer(name: str, root: Path | str = ".") -> Tokenizer:
-    """Load a tokenizer from a local folder or, failing that, by its hub name.
+    """Load a tokenizer from a local folder or, failing that, by its hub name, from the local cache or the hub.
 
     Args:
         name: folder that holds tokenizer.json, vocab.json and merges.txt, or vocab.txt; or a hub name.
@@ -101,13 +99,20 @@ def load_tokenizer(name: str, root: Path | str = ".") -> Tokenizer:
         ValueError: nothing loads under that name, or what loads is empty, does not give back a plain
             English sentence, or has no begin and end tokens.
     """
-    reader, where = _reader(name, Path(root) / Path(name).expanduser())
+    folder = Path(root) / Path(name).expanduser()
+    local = _local_reader(name, folder)
+    if local is None:
+        print(f"data.tokenizer={name} is no folder under {root}: taking it for a name of the hub", file=sys.stderr)
     try:
-        fast = reader.from_pretrained(where)
+        # By from_pretrained only: the keyword constructors of transformers 5 make empty tokenizers.
+        if local is not None:
+            fast = local.from_pretrained(str(folder))
+        else:
+            fast = hub.load(transformers.AutoTokenizer.from_pretrained, name)
     except Exception as error:  # the Rust reader raises bare Exception on a damaged file
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         what = "does not load"
-        if reader is transformers.AutoTokenizer:
+        if local is None:
             what = f"is no folder under {root} (data.root or IMDM_DATA) and does not load from the hub"
         raise ValueError(f"data.tokenizer={name} {what} ({cause}): name a folder with tokenizer files") from None
     return wrap_tokenizer(fast, name)

@@ -26,12 +26,14 @@ from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reve
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.diffusion.source import CounterSource, DrawSource, draw_tokens
 from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
+from imdm_dist.model.vocabulary import Vocabulary
 
 
 class Denoiser(Protocol):
     """What the sampler needs of a model."""
 
     mask_id: int
+    vocabulary: Vocabulary
 
     @property
     def device(self) -> torch.device: ...
@@ -131,5 +133,5 @@ def _reveal(
     row_R = (due_AL == evaluation).flatten().nonzero().squeeze(1)
     sequence_R, position_R = active_A[row_R // length], row_R % length
     h_RD = model.hidden(x_BL[active_A.to(device)], masked).flatten(0, 1)[row_R.to(device)]
-    token_R = draw_tokens(source, model.head, h_RD, seed_B[sequence_R].to(device), position_R.to(device))
+    token_R = draw_tokens(source, model, h_RD, seed_B[sequence_R].to(device), position_R.to(device))
     x_BL.view(-1)[(sequence_R * length + position_R).to(device)] = token_R

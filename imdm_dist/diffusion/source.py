@@ -5,7 +5,6 @@ Shape suffixes: B batch, L length, R rows, D hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.draws import Purpose
+from imdm_dist.model.vocabulary import Vocabulary
 
 DRAW_PRECISION = "float64"
 """Precision of token draws: a float32 race cuts the tail off and flatters Gen. PPL (arXiv 2409.02908)."""
@@ -32,7 +32,7 @@ class DrawSource(Protocol):
         """Uniforms that decide whether noise is kept on the way to a step, float64 [B, L]."""
         ...
 
-    def token(self, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
+    def token(self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
         """Tokens drawn from softmax(logits_RV), int64 [R]."""
         ...
 
@@ -48,24 +48,20 @@ class CounterSource:
         """See `DrawSource`."""
         return draws.uniform(seed_B[:, None], Purpose.KEEP, torch.arange(length), step_B[:, None])
 
-    def token(self, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
+    def token(self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
         """See `DrawSource`. Inverts the distribution function in float64: one uniform for a token."""
-        uniform_R = draws.uniform(seed_R, Purpose.TOKEN, position_R)
-        return invert_cdf(logits_RV, uniform_R)
+        return vocabulary.invert_cdf(logits_RV, draws.uniform(seed_R, Purpose.TOKEN, position_R))
 
 
-def draw_tokens(
-    source: DrawSource, head: Callable[[Tensor], Tensor], h_RD: Tensor, seed_R: Tensor, position_R: Tensor
-) -> Tensor:
+class Head(Protocol):
+    """What draws need of a model."""
+
+    vocabulary: Vocabulary
+
+    def head(self, h_RD: Tensor) -> Tensor: ...
+
+
+def draw_tokens(source: DrawSource, model: Head, h_RD: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
     """Tokens of R rows from their hidden states, int64 [R]; float64 probabilities exist for some rows at a time."""
-    parts = (part.split(ROWS_PER_DRAW) for part in (h_RD, seed_R, position_R))
-    return torch.cat([source.token(head(h), seed, position) for h, seed, position in zip(*parts, strict=True)])
-
-
-def invert_cdf(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
-    """The token at which the distribution function of softmax(logits) exceeds a uniform, int64 [R].
-
-    Tokens of probability zero are never drawn: the function does not rise there.
-    """
-    cdf_RV = logits_RV.double().softmax(dim=-1).cumsum(dim=-1)
-    return torch.searchsorted(cdf_RV, (uniform_R * cdf_RV[:, -1])[:, None], right=True).squeeze(1)
+    parts = zip(*(part.split(ROWS_PER_DRAW) for part in (h_RD, seed_R, position_R)), strict=True)
+    return torch.cat([source.token(model.vocabulary, model.head(h), seed, position) for h, seed, position in parts])

@@ -8,9 +8,9 @@ Shape suffixes: B rows of a batch, L length.
 from __future__ import annotations
 
 import math
-import re
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from imdm_dist import hub
 from imdm_dist.config.schema import EvaluatorConfig, require
 from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
@@ -131,20 +132,39 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
         ValueError: there is no such folder or name, or it holds no causal language model.
     """
     name = str(folder_or_name)
-    local = Path(name).is_dir()
-    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) is not None
-    require(
-        local or is_name,
-        f"evaluator folder {name} does not exist: train one with tools/train_evaluator.py or name another",
-    )
+    read = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=local)
+        lm = read(name, local_files_only=True) if _is_folder(name) else hub.load(read, name)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"evaluator {name} cannot be loaded ({reason}): train one with tools/train_evaluator.py or name another"
-        ) from None
+        raise _unusable(name, error) from None
     return lm.eval().to(device)
+
+
+def find_causal_lm(folder_or_name: str) -> None:
+    """Check that there is a folder or a hub name to load an evaluator from, without loading it.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    try:
+        if not _is_folder(folder_or_name):
+            hub.find(folder_or_name)
+    except ValueError as error:
+        raise _unusable(folder_or_name, error) from None
+
+
+def _is_folder(name: str) -> bool:
+    """Whether `name` is a folder and not a hub name; ValueError if it can be neither."""
+    if not Path(name).is_dir() and not hub.is_hub_name(name):
+        raise ValueError("there is no such folder")
+    return Path(name).is_dir()
+
+
+def _unusable(name: str, error: Exception) -> ValueError:
+    cause = str(error).strip().splitlines()[0]
+    return ValueError(
+        f"evaluator {name} cannot be loaded ({cause}): train one with tools/train_evaluator.py or name another"
+    )
 
 
 def _gpt2(config: EvaluatorConfig, data: TokenFile) -> GPT2LMHeadModel:

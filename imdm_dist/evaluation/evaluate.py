@@ -18,7 +18,7 @@ from imdm_dist.evaluation.ngram import TrigramModel
 from imdm_dist.evaluation.result import ResultRecord, mean_figures, table_markdown
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.evaluation.text_metrics import text_figures
-from imdm_dist.files import publish_dir, read_json, write_json
+from imdm_dist.files import check_name, publish_dir, read_json, write_json
 from imdm_dist.objectives.validation import validation_perplexity
 from imdm_dist.provenance import versions
 from imdm_dist.training.checkpoint import load_model
@@ -54,8 +54,10 @@ def evaluate(
         The content of result.json.
 
     Raises:
-        ValueError: a model or the evaluator is missing, or its vocabulary is not the data's.
+        ValueError: a model or the evaluator is missing, its vocabulary is not the data's, or a name cannot be a file's.
     """
+    for name in candidates:
+        check_name(name, "the name of a model")
     settings, device = config.evaluation, default_device()
     score, scored_by = scorer(evaluator, data)
     records, perplexities = [], {}

@@ -5,6 +5,7 @@ Shape suffixes: K noise draws; a trailing 2 the two positions of the synthetic t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import MaxNLocator
 
 from imdm_dist.evaluation import paper
 from imdm_dist.files import publish_file
@@ -138,6 +139,18 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in a range, from three to a dozen, for a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        if len(ticks) >= 4:
+            return ticks
+    # Far less than a decade, so the ticks of a linear axis do.
+    linear = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10), min_n_ticks=4).tick_values(low, high)
+    return [float(tick) for tick in linear if low <= tick <= high]
+
+
 @rc_context(_STYLE)
 def plot_gen_ppl(path: Path | str, curves: Mapping[str, Curve], evaluator: str = "evaluator") -> None:
     """Gen. PPL against sampling steps, both logarithmic.
@@ -156,11 +169,11 @@ def plot_gen_ppl(path: Path | str, curves: Mapping[str, Curve], evaluator: str =
         colour = colours.setdefault(method, _CYCLE[len(colours) % len(_CYCLE)])
         line = "-" if "IMDM" in name else "--"
         axes.plot(steps, values, line, marker="o", markersize=5, color=colour, label=name)
-    ticks = sorted({step for steps, _ in curves.values() for step in steps})
     axes.set(xscale="log", yscale="log", xlabel="sampling steps", ylabel=f"Gen. PPL ({evaluator}), lower is better")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter("{x:g}")
+    steps_drawn = sorted({step for steps, _ in curves.values() for step in steps})
+    axes.set_xticks(steps_drawn, [f"{tick:g}" for tick in steps_drawn])
+    values_drawn = _log_ticks(*axes.get_ylim())
+    axes.set_yticks(values_drawn, [f"{tick:g}" for tick in values_drawn])
     axes.legend(fontsize=8)
     _publish(figure, path)

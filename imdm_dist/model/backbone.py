@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from imdm_dist.config.schema import ModelConfig
 from imdm_dist.model.mask_embedding import MaskedRows, build_mask, masked_rows
-
-NEVER = -1e6
-"""Logit of the mask token: a probability of exactly zero in every precision, yet finite (MDLM's SUBS)."""
+from imdm_dist.model.vocabulary import Vocabulary
 
 
 class LayerNorm(nn.Module):
@@ -68,6 +66,14 @@ def rotate(x_BLHE: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
     return x_BLHE * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def plain_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, soft_cap: float) -> Tensor:
+    """Attention of every position to every other; scores squashed to (-soft_cap, soft_cap) unless that is 0."""
+    score = q_BHLE @ k_BHLE.transpose(2, 3) / math.sqrt(q_BHLE.shape[-1])
+    if soft_cap:
+        score = soft_cap * torch.tanh(score / soft_cap)
+    return score.softmax(dim=-1).to(v_BHLE.dtype) @ v_BHLE
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """adaLN: x * (1 + scale) + shift."""
     return x * (1 + scale) + shift
@@ -99,8 +105,12 @@ class EmbeddingLayer(nn.Module):
         nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
         self.imdm_mlp = build_mask(config.mask, config.hidden_dim)  # the name public IMDM checkpoints use
 
+    def lookup(self, x_BL: Tensor) -> Tensor:
+        """Rows of the embedding table."""
+        return F.embedding(x_BL, self.embedding)
+
     def forward(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
-        h_BLD = F.embedding(x_BL, self.embedding)
+        h_BLD = self.lookup(x_BL)
         if self.imdm_mlp is None:
             return h_BLD
         assert masked is not None, "a stochastic mask needs the keys of its noise"
@@ -143,9 +153,9 @@ class Block(nn.Module):
         q_BHLE = rotate(q_BLHE, cos_LE, sin_LE).transpose(1, 2)
         k_BHLE = rotate(k_BLHE, cos_LE, sin_LE).transpose(1, 2)
         v_BHLE = v_BLHE.transpose(1, 2)
-        if self.soft_cap:
-            score = q_BHLE @ k_BHLE.transpose(2, 3) / math.sqrt(q_BHLE.shape[-1])
-            out_BHLE = (self.soft_cap * torch.tanh(score / self.soft_cap)).softmax(dim=-1).to(v_BHLE.dtype) @ v_BHLE
+        # The CPU's fused kernel costs twice what plain products cost in bf16, and there is none with a soft cap.
+        if self.soft_cap or (q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16):
+            out_BHLE = plain_attention(q_BHLE, k_BHLE, v_BHLE, self.soft_cap)
         else:
             out_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE)
         return out_BHLE.transpose(1, 2).flatten(2)
@@ -180,6 +190,7 @@ class DiT(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int, mask_id: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.mask_id = config, vocab_size, mask_id
+        self.vocabulary = Vocabulary(vocab_size, mask_id)
         self.vocab_embed = EmbeddingLayer(config, vocab_size)
         self.sigma_map = TimestepEmbedder(config.cond_dim)
         self.rotary_emb = Rotary(config.hidden_dim // config.n_heads)
@@ -202,9 +213,7 @@ class DiT(nn.Module):
 
     def head(self, h_RD: Tensor) -> Tensor:
         """Logits [R, V] of chosen rows [R, D]; the mask's column never wins."""
-        logits_RV = self.output_layer(h_RD, self.sigma_map())
-        logits_RV[:, self.mask_id] = NEVER
-        return logits_RV
+        return self.vocabulary.rule_out(self.output_layer(h_RD, self.sigma_map()))
 
     def logits(self, x_BL: Tensor, seed_B: Tensor, redraw_BL: Tensor | None = None) -> Tensor:
         """Logits at every position, float32 [B, L, V]: for notebooks and small dense references."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from imdm_dist.diffusion.schedule import nelbo_weight
 from imdm_dist.model import DiT
 from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.row_loss import sum_over_rows, weighted_nll
+from imdm_dist.objectives.row_loss import sum_over_rows
 
 
 def nelbo(model: DiT, batch: MaskedBatch, chunk_rows: int) -> Tensor:
@@ -20,6 +20,7 @@ def nelbo(model: DiT, batch: MaskedBatch, chunk_rows: int) -> Tensor:
     weight_M = nelbo_weight(batch.row_time_M()).float()
 
     def loss_of_rows(h_RD: Tensor, target_R: Tensor, weight_R: Tensor) -> Tensor:
-        return weighted_nll(model.head(h_RD), target_R, weight_R)
+        return (model.vocabulary.nll(model.head(h_RD), target_R) * weight_R).sum()
 
-    return sum_over_rows(loss_of_rows, (h_MD, batch.target_M, weight_M), chunk_rows) / batch.total
+    rows = h_MD, batch.target_M, weight_M
+    return sum_over_rows(loss_of_rows, rows, batch.x_BL.numel(), chunk_rows) / batch.total

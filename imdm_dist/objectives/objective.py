@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -16,6 +15,8 @@ from imdm_dist.objectives.nelbo import nelbo
 from imdm_dist.objectives.sdtt import sdtt
 
 NamedTensors = dict[str, Tensor]
+StreamedTensors = Iterable[tuple[str, Tensor]]
+"""Named tensors, one at a time: all of them together may not fit."""
 
 
 class Objective(Protocol):
@@ -25,7 +26,7 @@ class Objective(Protocol):
         """Share of the loss of a micro-batch that lies on the host."""
         ...
 
-    def end_step(self, done: int, weights: Callable[[Weights], NamedTensors]) -> None:
+    def end_step(self, done: int, weights: Callable[[Weights], StreamedTensors]) -> None:
         """Move the state on after `done` steps in all."""
         ...
 
@@ -33,7 +34,7 @@ class Objective(Protocol):
         """Tensors a checkpoint must hold to go on exactly."""
         ...
 
-    def load_state(self, done: int, state: NamedTensors) -> None:
+    def load_state(self, done: int, state: StreamedTensors) -> None:
         """Take the state of a checkpoint at `done` steps."""
         ...
 
@@ -52,14 +53,14 @@ class NelboObjective:
         """See `Objective`."""
         return nelbo(model, batch.to(model.device), self.chunk_rows)
 
-    def end_step(self, done: int, weights: Callable[[Weights], NamedTensors]) -> None:
+    def end_step(self, done: int, weights: Callable[[Weights], StreamedTensors]) -> None:
         """Nothing moves."""
 
     def state(self) -> NamedTensors:
         """Nothing to hold."""
         return {}
 
-    def load_state(self, done: int, state: NamedTensors) -> None:
+    def load_state(self, done: int, state: StreamedTensors) -> None:
         """Nothing to take."""
 
     def metrics(self) -> dict[str, float]:
@@ -71,12 +72,12 @@ class SdttObjective:
     """SDTT: after each round the student becomes the teacher and the step doubles.
 
     Args:
-        student: the model at the start of round 0; the first teacher is a copy of it.
+        teacher: a copy of the student before the first step, split as the student is; it is taken over.
     """
 
-    def __init__(self, config: ObjectiveConfig, student: DiT, chunk_rows: int) -> None:
+    def __init__(self, config: ObjectiveConfig, teacher: DiT, chunk_rows: int) -> None:
         self.config, self.chunk_rows = config, chunk_rows
-        self.teacher = copy.deepcopy(student).eval().requires_grad_(False)
+        self.teacher = teacher.eval().requires_grad_(False)
         self.round = 0
 
     @property
@@ -89,7 +90,7 @@ class SdttObjective:
         config = self.config
         return sdtt(model, self.teacher, batch, self.dt, config.divergence, config.noise_policy, self.chunk_rows)
 
-    def end_step(self, done: int, weights: Callable[[Weights], NamedTensors]) -> None:
+    def end_step(self, done: int, weights: Callable[[Weights], StreamedTensors]) -> None:
         """See `Objective`."""
         if done % self.config.steps_per_round == 0:
             self._set_teacher(weights(self.config.teacher_weights))
@@ -99,7 +100,7 @@ class SdttObjective:
         """The teacher's weights by name; the round follows from the step."""
         return {name: parameter.detach() for name, parameter in self.teacher.named_parameters()}
 
-    def load_state(self, done: int, state: NamedTensors) -> None:
+    def load_state(self, done: int, state: StreamedTensors) -> None:
         """See `Objective`."""
         self._set_teacher(state)
         self.round = self._round_after(done)
@@ -112,11 +113,15 @@ class SdttObjective:
         return min(done // self.config.steps_per_round, self.config.rounds - 1)
 
     @torch.no_grad()
-    def _set_teacher(self, weights: NamedTensors) -> None:
-        for name, parameter in self.teacher.named_parameters():
-            parameter.copy_(weights[name])
+    def _set_teacher(self, weights: StreamedTensors) -> None:
+        parameters = dict(self.teacher.named_parameters())
+        for name, tensor in weights:
+            parameters[name].copy_(tensor)
 
 
-def build_objective(config: ObjectiveConfig, model: DiT, chunk_rows: int) -> Objective:
-    """The objective that `config` names, for `model` as it is before the first step."""
-    return SdttObjective(config, model, chunk_rows) if config.kind == "sdtt" else NelboObjective(chunk_rows)
+def build_objective(config: ObjectiveConfig, teacher: DiT | None, chunk_rows: int) -> Objective:
+    """The objective that `config` names; SDTT wants a teacher."""
+    if config.kind != "sdtt":
+        return NelboObjective(chunk_rows)
+    assert teacher is not None
+    return SdttObjective(config, teacher, chunk_rows)

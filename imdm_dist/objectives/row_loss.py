@@ -9,44 +9,47 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from imdm_dist.model import Vocabulary
 
 Divergence = Literal["reverse_kl", "forward_kl", "total_variation", "mse"]
 
 
-def sum_over_rows(loss_of_rows: Callable[..., Tensor], rows: tuple[Tensor, ...], chunk_rows: int) -> Tensor:
-    """Sum `loss_of_rows(*rows)`, a scalar for some rows, over chunks of rows.
+def sum_over_rows(
+    loss_of_rows: Callable[..., Tensor], rows: tuple[Tensor, ...], positions: int, chunk_rows: int
+) -> Tensor:
+    """Sum `loss_of_rows(*rows)`, a scalar for some rows, over chunks of at most `chunk_rows` rows.
 
     With more than one chunk each is recomputed in backward rather than kept (torch.utils.checkpoint).
+
+    Args:
+        positions: the most rows there could be. The number of chunks follows from it and not from how many there are:
+            ranks that gather each other's parameters must all call the head equally often.
     """
-    if len(rows[0]) <= chunk_rows:
+    chunks = -(-positions // chunk_rows)
+    if chunks == 1:
         return loss_of_rows(*rows)
-    chunks = zip(*(part.split(chunk_rows) for part in rows), strict=True)
-    return torch.stack([checkpoint(loss_of_rows, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+    parts = zip(*(part.tensor_split(chunks) for part in rows), strict=True)
+    return torch.stack([checkpoint(loss_of_rows, *part, use_reentrant=False) for part in parts]).sum()
 
 
-def weighted_nll(logits_RV: Tensor, target_R: Tensor, weight_R: Tensor) -> Tensor:
-    """Sum of -weight * log p(target), in float32."""
-    return (F.cross_entropy(logits_RV.float(), target_R, reduction="none") * weight_R).sum()
-
-
-def divergence_sum(student_RV: Tensor, teacher_RV: Tensor, kind: Divergence, mask_id: int) -> Tensor:
+def divergence_sum(vocabulary: Vocabulary, student_RV: Tensor, teacher_RV: Tensor, kind: Divergence) -> Tensor:
     """Sum over rows of a divergence between softmax(student) and softmax(teacher), in float32.
 
     reverse_kl is KL(student || teacher), SDTT's default; mse is the mean square difference of
     log-probabilities over the vocabulary without the mask (arXiv 2410.21035).
     """
-    student_RV = student_RV.float().log_softmax(dim=-1)
-    teacher_RV = teacher_RV.float().log_softmax(dim=-1)
+    student_RV = vocabulary.log_softmax(student_RV)
+    teacher_RV = vocabulary.log_softmax(teacher_RV)
     difference_RV = student_RV - teacher_RV
     if kind == "reverse_kl":
-        return (student_RV.exp() * difference_RV).sum()
-    if kind == "forward_kl":
-        return -(teacher_RV.exp() * difference_RV).sum()
-    if kind == "total_variation":
-        return (student_RV.exp() - teacher_RV.exp()).abs().sum() / 2
-    keep_V = torch.ones(student_RV.shape[-1], device=student_RV.device)
-    keep_V[mask_id] = 0
-    return (difference_RV.square() @ keep_V).sum() / (len(keep_V) - 1)
+        part = (student_RV.exp() * difference_RV).sum()
+    elif kind == "forward_kl":
+        part = -(teacher_RV.exp() * difference_RV).sum()
+    elif kind == "total_variation":
+        part = (student_RV.exp() - teacher_RV.exp()).abs().sum() / 2
+    else:
+        part = (difference_RV.square() @ vocabulary.token_columns(student_RV)).sum() / (vocabulary.size - 1)
+    return vocabulary.sum(part)

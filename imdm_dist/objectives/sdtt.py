@@ -99,7 +99,7 @@ def teacher_hidden(teacher: DiT, batch: MaskedBatch, plan: TeacherSteps, first_R
     if plan.second is None:
         return h_MD
     seed_R, position_R = plan.rollout_seed_M[first_R], batch.masked.position_M[first_R]
-    token_R = draw_tokens(CounterSource(), teacher.head, h_MD[first_R], seed_R, position_R)
+    token_R = draw_tokens(CounterSource(), teacher, h_MD[first_R], seed_R, position_R)
     next_BL = batch.x_BL.clone()
     next_BL.view(-1)[batch.masked.flat_M[first_R]] = token_R
     second_RD = teacher.hidden(next_BL[plan.changed_A], plan.second).flatten(0, 1)[plan.slot_M[second_R]]
@@ -135,6 +135,6 @@ def sdtt(
     def loss_of_rows(h_RD: Tensor, target_RD: Tensor) -> Tensor:
         with torch.no_grad():
             teacher_RV = teacher.head(target_RD)
-        return divergence_sum(student.head(h_RD), teacher_RV, divergence, student.mask_id)
+        return divergence_sum(student.vocabulary, student.head(h_RD), teacher_RV, divergence)
 
-    return sum_over_rows(loss_of_rows, (h_MD, target_MD), chunk_rows) / batch.total
+    return sum_over_rows(loss_of_rows, (h_MD, target_MD), batch.x_BL.numel(), chunk_rows) / batch.total

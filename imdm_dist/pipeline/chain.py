@@ -14,15 +14,16 @@ stages:
 
 from __future__ import annotations
 
-import difflib
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from imdm_dist.config import Config, build, parse_overrides, read_yaml
-
-Kind = Literal["train", "coupling", "evaluator", "evaluation"]
+from imdm_dist.config import Config, build, parse_overrides, read_yaml, to_dict
+from imdm_dist.config.yaml_text import dump_yaml
+from imdm_dist.files import check_name
+from imdm_dist.pipeline.entries import Kind, check_entries, check_section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,54 +69,70 @@ def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
     """Read a chain; `key.sub=value` overrides win over the file, in all stages or as `stage/key.sub=value` in one.
 
     Raises:
-        ValueError: the file is no chain, or names stages or settings that do not exist.
+        ValueError: the file is no chain, or names stages or settings that do not exist or do not fit.
     """
     content = read_yaml(path)
-    unknown = sorted(set(content) - {"name", "base", "stages"})
-    if unknown or not content.get("stages"):
-        problem = f"has an unknown key {unknown[0]}" if unknown else "has no stages"
-        raise ValueError(f"{path} {problem}: a chain has name, base and stages (see configs/embedded_chain.yaml)")
-    stages: list[Stage] = []
-    for entry in content["stages"]:
-        stages.append(_stage(path, content.get("base") or {}, entry, overrides, [stage.name for stage in stages]))
+    form = "a chain has name, base and stages (see configs/embedded_chain.yaml)"
+    for key in content:
+        if key not in ("name", "base", "stages"):
+            raise ValueError(f"{path} has an unknown key {key}: {form}")
+    if not content.get("stages"):
+        raise ValueError(f"{path} has no stages: {form}")
+    base = check_section(content.get("base"), f"base of {path}")
+    name = Path(path).stem if content.get("name") is None else content["name"]
+    check_name(name, f"name of {path}")
+    check_entries(path, content["stages"])
+    names = [entry["name"] for entry in content["stages"]]
     for override in overrides:
-        name = override.split("=")[0].partition("/")[0]
-        if "/" in override.split("=")[0] and name not in (stage.name for stage in stages):
-            raise ValueError(f"{override}: there is no stage {name}; stages are {', '.join(s.name for s in stages)}")
-    return Chain(content.get("name") or Path(path).stem, tuple(stages))
+        stage, slash, _ = override.split("=")[0].partition("/")
+        if slash and stage not in names:
+            raise ValueError(f"{override}: there is no stage {stage}; stages are {', '.join(names)}")
+    return Chain(name, tuple(_stage(path, base, entry, overrides) for entry in content["stages"]))
 
 
-def _stage(path: Path | str, base: dict[str, Any], entry: Any, overrides: Sequence[str], earlier: list[str]) -> Stage:
-    if not isinstance(entry, dict) or "name" not in entry or entry.get("kind") not in get_args(Kind):
-        raise ValueError(f"{path}: a stage needs a name and a kind out of {', '.join(get_args(Kind))}: {entry}")
-    name = entry["name"]
-    if name in earlier:
-        raise ValueError(f"{path} has two stages called {name}: rename one")
-    keys = {f.name for f in fields(Stage)} - {"config"} | {"set"}
-    for key in entry:
-        if key not in keys:
-            near = difflib.get_close_matches(key, keys, 1)
-            hint = f": did you mean {near[0]}?" if near else f": it may have {', '.join(sorted(keys))}"
-            raise ValueError(f"stage {name} of {path} has an unknown key {key}{hint}")
+def _stage(path: Path | str, base: dict[str, Any], entry: dict[str, Any], overrides: Sequence[str]) -> Stage:
+    where = f"stage {entry['name']} of {path}"
     ours = [o for o in overrides if "/" not in o.split("=")[0]]
-    ours += [o.partition("/")[2] for o in overrides if o.split("=")[0].startswith(f"{name}/")]
+    ours += [o.partition("/")[2] for o in overrides if o.split("=")[0].startswith(f"{entry['name']}/")]
     layers = [
         (f"in {path}", base),
-        (f"in stage {name} of {path}", entry.get("set") or {}),
+        (f"in {where}", entry.get("set") or {}),
         ("on the command line", parse_overrides(Config, ours)),
     ]
-    stage = Stage(config=build(Config, layers), **{key: value for key, value in entry.items() if key != "set"})
-    for needed in stage.inputs():
-        if needed not in earlier and needed != stage.evaluator:
-            raise ValueError(f"stage {name} of {path} starts from {needed}, which is no stage above it")
-    near = difflib.get_close_matches(stage.evaluator, earlier, 1, cutoff=0.8)
-    if near and stage.evaluator not in earlier and not Path(stage.evaluator).is_dir():
-        raise ValueError(f"stage {name} of {path} has evaluator {stage.evaluator}: did you mean stage {near[0]}?")
-    missing = {"coupling": "teacher", "evaluation": "models"}.get(stage.kind)
-    if missing and not getattr(stage, missing):
-        raise ValueError(f"stage {name} of {path} is a {stage.kind} stage: it needs {missing}")
-    if stage.kind == "evaluation" and not stage.evaluator:
-        raise ValueError(f"stage {name} of {path} is an evaluation stage: it needs evaluator")
+    given = {key: value for key, value in entry.items() if key != "set" and value is not None}
+    stage = Stage(config=build(Config, layers), **given)
     if stage.config.inputs.init or stage.config.inputs.coupling:
-        raise ValueError(f"stage {name} of {path} sets inputs.*: name the stages with init and coupling instead")
+        raise ValueError(f"{where} sets inputs.*: name the stages with init and coupling instead")
+    objective = stage.config.objective.kind
+    if stage.kind == "train" and (objective == "redi") != bool(stage.coupling):
+        remedy = "set objective.kind=redi or leave out" if stage.coupling else "name the stage that makes its pairs in"
+        raise ValueError(f"{where} has objective.kind={objective}: {remedy} coupling")
     return stage
+
+
+def chain_yaml(chain: Chain) -> str:
+    """A chain as YAML text that `load_chain` reads back, settings resolved: in `base` what all stages agree on."""
+    settings = [to_dict(stage.config) for stage in chain.stages]
+    base = settings[0]
+    for one in settings[1:]:
+        base = _common(base, one)
+    text = dump_yaml({"name": chain.name, "base": base}) + "stages:\n"
+    for stage, own in zip(chain.stages, settings, strict=True):
+        entry = {f.name: getattr(stage, f.name) for f in fields(Stage) if f.name != "config"}
+        entry = {key: value for key, value in entry.items() if value} | {"set": _different(own, base)}
+        text += "  - " + textwrap.indent(dump_yaml(entry), "    ").lstrip()
+    return text
+
+
+def _common(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are in both with the same value."""
+    return {
+        k: _common(v, other[k]) if isinstance(v, dict) else v
+        for k, v in one.items()
+        if isinstance(v, dict) or (k in other and v == other[k])
+    }
+
+
+def _different(one: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `one` that `base` lacks."""
+    return {k: _different(v, base[k]) if isinstance(v, dict) else v for k, v in one.items() if v != base.get(k)}

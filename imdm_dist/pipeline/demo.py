@@ -28,6 +28,9 @@ from imdm_dist.training.checkpoint import load_model
 from imdm_dist.training.metrics import read_metrics
 
 SYNTHETIC, TEXT = "demo_synthetic_chain.yaml", "demo_text_chain.yaml"
+SYNTHETIC_TRAINED = ("mdm", "mdm_redi", "imdm_redi")
+TEXT_TRAINED = ("teacher", "imdm_sdtt", "imdm_redi")
+"""The trained stages of each, whose losses are drawn."""
 SAMPLES = 5000
 """One-step samples of Table 1."""
 WEIGHTS: Weights = "ema"
@@ -90,11 +93,9 @@ def _report(synthetic: dict[str, Path], text: dict[str, Path], root: Path, seed:
 
     plots.plot_validity(root / "validity.png", {name: row["validity"] for name, row in rows.items()})
     plots.plot_token_probabilities(root / "token_probabilities.png", {n: r.zero_K2 for n, r in responses.items()})
-    losses = {f"{stage}": _curve(synthetic[stage]) for stage in ("mdm", "mdm_redi", "imdm_redi")}
-    plots.plot_losses(root / "loss_synthetic.png", losses, unit="nats per token")
-    plots.plot_losses(
-        root / "loss_text.png", {s: _curve(text[s]) for s in ("teacher", "imdm_redi")}, unit="nats per token"
-    )
+    for name, folders, stages in (("synthetic", synthetic, SYNTHETIC_TRAINED), ("text", text, TEXT_TRAINED)):
+        curves = {stage: _curve(folders[stage]) for stage in stages}
+        plots.plot_losses(root / f"loss_{name}.png", curves, unit="nats per token")
     result = read_json(text["table"] / "result.json")
     plots.plot_gen_ppl(root / "gen_ppl.png", _gen_ppl(result))
     return Report(

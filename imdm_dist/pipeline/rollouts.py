@@ -25,27 +25,34 @@ THREADS = 1
 """Torch threads of a CPU worker: fixed, as the last bits of a sum depend on it; more cores are more workers."""
 
 
-def default_workers() -> int:
-    """One for each GPU, or else for each core this process may use."""
-    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+def worker_count(asked: int | None) -> int:
+    """The number asked for; without one, a worker for each GPU, or else for each core this process may use.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if asked is None:
+        return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    if asked < 1:
+        raise ValueError(f"workers is {asked}: give 1 or more, or leave it out for one a core or GPU")
+    return asked
 
 
 def generate_coupling(
-    config: Config, teacher: Path | str, folder: Path | str, workers: int, prompts_PL: Tensor | None = None
+    config: Config, teacher: Path | str, folder: Path | str, workers: int | None, prompts_PL: Tensor | None = None
 ) -> None:
     """Make the coupling of `config.coupling` in `folder` with the rollouts of `teacher`.
 
     Args:
         config: sections coupling and data count; data must be what the teacher learned from.
         teacher: run folder or checkpoint.
-        workers: processes on this machine; more machines may help by calling the same.
+        workers: processes on this machine, None as `worker_count`; more machines may help by calling the same.
         prompts_PL: prompts, int64, with the mask id where to generate; needs coupling.kind=plain.
 
     Raises:
         ValueError: settings, teacher and folder do not fit together, or a worker failed.
     """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}: give 1 or more")
+    workers = worker_count(workers)
     loaded = load_model(teacher, config.coupling.weights)  # whatever is wrong is said here, once
     if config.coupling.kind == "perturbed":
         loaded.check_data(prepare(config.data))

@@ -18,28 +18,27 @@ from imdm_dist.config import InputsConfig, to_dict
 from imdm_dist.coupling import Coupling, discard_damaged, verify
 from imdm_dist.data import prepare
 from imdm_dist.device import default_device
-from imdm_dist.evaluation.causal_lm import train_evaluator
+from imdm_dist.evaluation.causal_lm import find_causal_lm, train_evaluator
 from imdm_dist.evaluation.evaluate import Candidate, evaluate
 from imdm_dist.files import hash_json, read_json, sha256_file, write_json
 from imdm_dist.pipeline.chain import Chain, Stage
-from imdm_dist.pipeline.rollouts import default_workers, generate_coupling
+from imdm_dist.pipeline.rollouts import generate_coupling, worker_count
 from imdm_dist.provenance import versions
-from imdm_dist.training.checkpoint import newest_checkpoint
+from imdm_dist.training.checkpoint_files import newest_checkpoint
 from imdm_dist.training.loop import train
-from imdm_dist.training.setup import total_steps
+from imdm_dist.training.setup import SHAPING_SETTINGS, total_steps
+from imdm_dist.training.stop import EXIT_STOPPED
 
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
 MARK = "stage.json"
 _SETTINGS = {
-    "train": ("model", "objective", "optimizer", "engine", "train", "inputs"),
+    "train": ("model", "objective", "optimizer", "inputs", "train.steps", *SHAPING_SETTINGS),
     "coupling": ("coupling",),
     "evaluator": ("evaluator", "engine.precision"),
     "evaluation": ("evaluation", "train.valid_rows"),
 }
 """Settings that a kind of stage depends on; its data count by what they hold, not by what they are called."""
-_FREE = ("log_every", "save_every", "keep_last", "valid_every", "valid_rows", "wandb")
-"""Settings of the train section that change nothing about a trained model."""
 
 
 def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dict[str, Path]:
@@ -47,15 +46,19 @@ def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dic
 
     Args:
         root: folder of all runs; the chain gets a folder in it.
-        workers: rollout processes for couplings; one a core or GPU if not given.
+        workers: rollout processes for couplings, 1 or more; one a core or GPU if not given.
 
     Returns:
         Folder of every stage by name. The same is written to chain.json in the chain's folder.
 
     Raises:
-        ValueError: a stage's settings or inputs do not fit, or a stage failed.
+        ValueError: a stage's settings or inputs do not fit, an evaluator is not to be found, or a stage failed.
     """
     home = Path(root) / chain.name
+    worker_count(workers)  # what is wrong is said before anything runs
+    for stage in chain.stages:
+        if stage.evaluator and stage.evaluator not in (other.name for other in chain.stages):
+            find_causal_lm(stage.evaluator)
     folders: dict[str, Path] = {}
     marks: dict[str, dict[str, Any]] = {}
     for stage in chain.stages:
@@ -71,8 +74,6 @@ def stage_identity(stage: Stage, inputs: dict[str, str]) -> dict[str, Any]:
     """All that a stage's result depends on: settings, the data's content and digests of the stages it starts from."""
     data = prepare(stage.config.data)
     settings = to_dict(stage.config)
-    for name in _FREE if stage.kind == "train" else ():
-        del settings["train"][name]
     kept: dict[str, Any] = {}
     for key in _SETTINGS[stage.kind]:
         section, _, name = key.partition(".")
@@ -132,9 +133,10 @@ def _run(chain: Chain, stage: Stage, folders: dict[str, Path], workers: int | No
             init_weights=config.inputs.init_weights,
             coupling=str(folders[stage.coupling]) if stage.coupling else "",
         )
-        train(replace(config, inputs=inputs), folder)
+        if not train(replace(config, inputs=inputs), folder):
+            raise SystemExit(EXIT_STOPPED)
     elif stage.kind == "coupling":
-        generate_coupling(config, folders[stage.teacher], folder, workers or default_workers())
+        generate_coupling(config, folders[stage.teacher], folder, workers)
     elif stage.kind == "evaluator":
         data = prepare(config.data)
         autocast = config.engine.precision != "fp32"
@@ -158,9 +160,9 @@ def _digest(stage: Stage, folder: Path) -> str:
     """
     if stage.kind == "train":
         found = newest_checkpoint(folder)
-        if found is None or found[1]["step"] < total_steps(stage.config):
+        if found is None or found.step < total_steps(stage.config):
             raise ValueError("its last checkpoint is missing")
-        return hash_json(found[1]["files"])
+        return hash_json(found.state["files"])
     if stage.kind == "coupling":
         return str(verify(folder)["digest"])
     return sha256_file(folder / ("model.safetensors" if stage.kind == "evaluator" else "result.json"))

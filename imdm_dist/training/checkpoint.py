@@ -1,32 +1,21 @@
-"""Checkpoints: every quantity by parameter name in full shape, so that any run can read any other's.
-
-A checkpoint is a folder `step-00001000` in the run's folder: safetensors files (weights, ema, exp_avg,
-exp_avg_sq, objective, rng) and `state.json`, which holds the step, the configuration, provenance and
-the SHA-256 of each file. It is written aside and renamed: a folder of that name is whole. Data order,
-times, masks and noise need no state, as they are functions of the step.
-"""
+"""Trained models, as later stages, sampling and evaluation take them out of checkpoints."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+import torch
 
 from imdm_dist.config import from_dict
 from imdm_dist.config.schema import Config, Weights
 from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
-from imdm_dist.files import publish_dir, read_json, sha256_file, write_json
 from imdm_dist.model import DiT
+from imdm_dist.training.checkpoint_files import find_checkpoint
 
-FORMAT = 1
 TOKENIZER = "tokenizer"
 """Folder of the tokenizer in a run folder: a model is of no use without it."""
-NamedTensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,102 +65,29 @@ class LoadedModel:
             )
 
 
-def checkpoint_name(step: int) -> str:
-    """Folder name of the checkpoint after `step` steps."""
-    return f"step-{step:08d}"
-
-
-def save_checkpoint(
-    folder: Path, step: int, tensors: dict[str, NamedTensors], state: dict[str, Any], keep_last: int
-) -> Path:
-    """Publish the checkpoint of `step` in the run folder, then drop all but the newest `keep_last`.
-
-    Args:
-        tensors: named tensors by file stem; empty ones make no file.
-        state: what goes into state.json beside step, format and checksums.
-    """
-    path = folder / checkpoint_name(step)
-    with publish_dir(path) as aside:
-        sums = {}
-        for stem, named in tensors.items():
-            if named:
-                file = aside / f"{stem}.safetensors"
-                save_file({name: tensor.contiguous() for name, tensor in named.items()}, file)
-                sums[file.name] = sha256_file(file)
-        write_json(aside / "state.json", {"format": FORMAT, "step": step, "files": sums, **state})
-    for old in sorted(folder.glob("step-*"))[:-keep_last]:
-        shutil.rmtree(old)
-    return path
-
-
-def check(path: Path) -> dict[str, Any]:
-    """Read state.json of a checkpoint and compare every file with its checksum.
-
-    Raises:
-        ValueError: a file is missing or differs, or the format is another one.
-    """
-    if not (path / "state.json").exists():
-        raise ValueError(f"{path} is no checkpoint: it has no state.json; give a run folder or a step-* folder in it")
-    state = read_json(path / "state.json")
-    if state.get("format") != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
-    for name, digest in state["files"].items():
-        file = path / name
-        if not file.exists() or sha256_file(file) != digest:
-            raise ValueError(f"{file} is missing or damaged: remove {path.name} to go on from an older checkpoint")
-    return state
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint of a run and its state.json; broken ones are named on stderr and passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            return path, check(path)
-        except ValueError as error:
-            print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
-    return None
-
-
-def load_tensors(path: Path, stem: str) -> NamedTensors:
-    """One file of a checkpoint; empty if it has none of that name."""
-    file = path / f"{stem}.safetensors"
-    return load_file(file) if file.exists() else {}
-
-
-def _find(path: Path) -> tuple[Path, dict[str, Any]]:
-    if not path.exists():
-        raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
-    if (path / "state.json").exists():
-        return path, check(path)
-    newest = newest_checkpoint(path)
-    if newest is None:
-        raise ValueError(f"{path} holds no whole checkpoint (step-* folder): train it first")
-    return newest
-
-
 def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     """Load the model of a run folder (its newest whole checkpoint) or of one checkpoint folder.
 
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    path, state = _find(Path(path))
-    config = from_dict(Config, state["config"], where=str(path / "state.json"))
+    checkpoint = find_checkpoint(Path(path))
+    state = checkpoint.state
+    config = from_dict(Config, state["config"], where=str(checkpoint.path / "state.json"))
     model = DiT(config.model, state["model"]["vocab_size"], state["model"]["mask_id"]).eval()
-    stem = "ema" if weights == "ema" else "weights"
-    named = load_tensors(path, stem)
-    model.load_state_dict(named, strict=False)
-    missing = {name for name, _ in model.named_parameters()} - named.keys()
-    assert not missing, f"{path} lacks {sorted(missing)[:3]}"
+    quantity = "ema" if weights == "ema" else "weights"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(checkpoint.full(quantity, name))
     return LoadedModel(
         model=model,
         config=config,
-        digest=state["files"][f"{stem}.safetensors"],
-        step=state["step"],
+        digest=checkpoint.digest(quantity),
+        step=checkpoint.step,
         weights=weights,
         provenance=state["provenance"],
         length=state["model"]["length"],
-        folder=path.parent,
+        folder=checkpoint.path.parent,
     )
 
 

@@ -1,7 +1,9 @@
-"""The DeepSpeed engine, behind a seam: what else there is of training sees names and full tensors.
+"""The DeepSpeed engine, behind a seam: what else there is of training sees names, steps and fragments.
 
-Whatever ZeRO does with them, weights and moments are read and written here by parameter name, in
-full shape and float32, so that checkpoints do not depend on how a run was split.
+A *fragment* is what one rank owns of a parameter: a consecutive piece of the flattened float32 tensor
+(of its tensor-parallel share). Without ZeRO that is all of it; ZeRO 1 to 3 cut it over data-parallel ranks, each
+stage in its own way. Weights, moments and EMA have the same fragments, so that they can be saved, averaged and
+joined without knowing how they are cut.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -17,19 +21,25 @@ from torch import Tensor, nn
 
 from imdm_dist.config.schema import EngineConfig, OptimizerConfig
 from imdm_dist.model import DiT
+from imdm_dist.parallel.cuts import cut_of
+from imdm_dist.parallel.topology import Topology
+from imdm_dist.training.optimizers import build_optimizer
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+Quantity = Literal["weights", "exp_avg", "exp_avg_sq"]
+QUANTITIES: tuple[Quantity, ...] = ("weights", "exp_avg", "exp_avg_sq")
 
 
-def start_process_group() -> None:
-    """Join the process group of the launcher's environment, or make one of this process alone."""
-    if dist.is_initialized():
-        return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+@dataclass(frozen=True)
+class Fragment:
+    """A piece of a flattened parameter."""
+
+    start: int
+    """Place of its first element in the flattened tensor-parallel share."""
+    tensor: Tensor
+    """Float32 [elements], live: writing to it changes what the optimizer works on."""
+
+
+Fragments = dict[str, Fragment]
 
 
 class _TrainModule(nn.Module):
@@ -44,53 +54,67 @@ class _TrainModule(nn.Module):
             return compute_loss(self.backbone)
 
 
+def _mpu(topology: Topology) -> object | None:
+    if topology.world == 1:
+        return None
+    from imdm_dist.parallel.groups import Mpu
+
+    return Mpu()
+
+
 class Engine:
     """Runs optimizer steps on a backbone.
 
     Args:
-        backbone: on the host, with its initial weights.
+        backbone: this rank's tensor-parallel share, with its initial weights.
         micro_batches: forward passes in an optimizer step.
     """
 
     def __init__(
-        self, backbone: DiT, config: EngineConfig, optimizer: OptimizerConfig, micro_batch: int, micro_batches: int
+        self,
+        backbone: DiT,
+        config: EngineConfig,
+        optimizer: OptimizerConfig,
+        topology: Topology,
+        micro_batch: int,
+        micro_batches: int,
     ) -> None:
-        if not torch.cuda.is_available():
+        if topology.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("LOCAL_RANK", "0")
-        start_process_group()
         import deepspeed  # seconds to import, and its accelerator is chosen on import
 
-        if dist.get_world_size() == 1:
-            # Else it compiles a shared-memory all-reduce, which one process has no use for, after probing for
-            # compilers and libraries that need not be there.
+        if topology.device.type == "cpu":
+            # Else it compiles a shared-memory all-reduce, which training never calls, after probing for compilers.
             vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
         deepspeed.utils.logging.logger.setLevel(logging.WARNING)
-        self.optimizer_config, self.config = optimizer, config
-        adamw = torch.optim.AdamW(
-            backbone.parameters(),
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self.optimizer_config, self.config, self.topology = optimizer, config, topology
+        self.shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
+        """Of this rank's tensor-parallel shares."""
+        self._adamw = build_optimizer(optimizer, list(backbone.parameters()))
         # Without ZeRO the engine clips but does not tell the norm, so the clipping is done here.
         self._clips_here = config.zero_stage == 0
         self._engine, _, _, _ = deepspeed.initialize(
             model=_TrainModule(backbone, config.precision == "autocast"),
-            optimizer=adamw,
+            optimizer=self._adamw,
+            mpu=_mpu(topology),
             config={
+                "train_batch_size": micro_batch * micro_batches * topology.dp,
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": micro_batches,
                 "gradient_clipping": 0.0 if self._clips_here else optimizer.clip,
-                "zero_optimization": {"stage": config.zero_stage},
-                "bf16": {"enabled": config.precision == "bf16"},
+                "zero_optimization": {
+                    "stage": config.zero_stage,
+                    **({"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}),
+                },
+                "zero_force_ds_cpu_optimizer": False,
+                "zero_allow_untested_optimizer": True,
+                "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
                 "steps_per_print": 10**9,
             },
         )
         self._parameters = dict(self._engine.module.backbone.named_parameters())
-        self._world = dist.get_world_size()
+        self._fragments: dict[Quantity, Fragments] = {}
 
     @property
     def backbone(self) -> DiT:
@@ -105,79 +129,120 @@ class Engine:
         """Add the gradient of a micro-batch's share of the loss; return that share, detached."""
         share = self._engine(compute_loss)
         # DeepSpeed averages over ranks and would over micro-batches; shares are to be summed.
-        self._engine.backward(share * self._world, scale_wrt_gas=False)
+        self._engine.backward(share * self.topology.dp, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         return share.detach()
 
     def step(self, lr: float) -> Tensor | float:
-        """Clip, update the weights and clear the gradients; return the gradient norm before clipping."""
+        """Clip, update the weights and clear the gradients; return the global gradient norm before clipping.
+
+        Where the norm is not finite nothing is updated.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        norm: Tensor | float | None = None
-        if self._clips_here:
-            limit = self.optimizer_config.clip or float("inf")
-            norm = nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit, foreach=True)
+        norm = self._clip() if self._clips_here else None
+        if norm is not None:
+            self._skip_unless_finite(norm)
         self._engine.step()
         return self._engine.get_global_grad_norm() if norm is None else norm
 
-    def weights(self) -> dict[str, Tensor]:
-        """Float32 weights by name, in full shape: the parameters themselves where they are whole and float32."""
-        if self.config.zero_stage == 3 or self.config.precision == "bf16":
-            from deepspeed.utils import safe_get_full_fp32_param
+    def _clip(self) -> Tensor:
+        topology = self.topology
+        grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        # What every tensor-parallel rank holds counts once.
+        counted = [grad for name, grad in grads.items() if topology.tp_rank == 0 or cut_of(name) is not None]
+        square = torch.stack(torch._foreach_norm(counted)).square().sum()
+        if topology.tp > 1:
+            dist.all_reduce(square, group=topology.tp_group)
+        norm = square.sqrt()
+        limit = self.optimizer_config.clip or float("inf")
+        torch._foreach_mul_(list(grads.values()), (limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
-            return {name: safe_get_full_fp32_param(p) for name, p in self._parameters.items()}
-        return {name: p.detach() for name, p in self._parameters.items()}
+    def _skip_unless_finite(self, norm: Tensor) -> None:
+        if self.optimizer_config.kind == "torch":
+            # Its fused optimizers skip on the device where this is not zero (the seam of torch's gradient scaler).
+            self._adamw.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        elif not norm.isfinite():
+            self._adamw.zero_grad()  # other libraries know no such flag: the host must look, and leave no gradient
 
-    def moments(self) -> dict[str, dict[str, Tensor]]:
-        """AdamW's moments by kind and name, in full shape; only after a step or `load`."""
+    def fragments(self, quantity: Quantity) -> Fragments:
+        """What this rank owns of every parameter, by name; moments only after a step or `load`."""
+        if quantity not in self._fragments:
+            found = {name: self._fragment(p, self.shapes[name], quantity) for name, p in self._parameters.items()}
+            self._fragments[quantity] = {name: piece for name, piece in found.items() if piece is not None}
+        return self._fragments[quantity]
+
+    def _fragment(self, parameter: nn.Parameter, shape: torch.Size, quantity: Quantity) -> Fragment | None:
+        key = None if quantity == "weights" else quantity
         if self.config.zero_stage == 0:
-            state = self._engine.optimizer.state
-            return {kind: {name: state[p][kind] for name, p in self._parameters.items()} for kind in MOMENTS}
-        from deepspeed.utils import safe_get_full_optimizer_state
+            tensor = parameter.detach() if key is None else self._adamw.state[parameter][key]
+            return Fragment(0, tensor.view(-1))
+        if self.config.zero_stage < 3:
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is None:
+                return None
+            return Fragment(mapping.lp_fragment_address.start, mapping.get_hp_fragment(key).detach())
+        # The public function copies to the device what is offloaded to the host; what it copies is wanted here.
+        zero = parameter._z3_optimizer  # type: ignore[attr-defined]
+        piece, _ = zero._get_fp32_opt_state_partition(parameter, False, key)
+        start = self.topology.dp_rank * piece.numel()
+        length = min(piece.numel(), shape.numel() - start)
+        return Fragment(start, piece.detach()[:length]) if length > 0 else None
 
-        return {
-            kind: {name: safe_get_full_optimizer_state(p, kind) for name, p in self._parameters.items()}
-            for kind in MOMENTS
-        }
+    def gather(self, fragments: Mapping[str, Fragment]) -> Iterator[tuple[str, Tensor]]:
+        """Join the fragments of all data-parallel ranks: each parameter's whole tensor-parallel share, one by one."""
+        for name, shape in self.shapes.items():
+            own = fragments.get(name)
+            if self.config.zero_stage == 0:
+                assert own is not None
+                yield name, own.tensor.view(shape)
+                continue
+            whole = torch.zeros(shape.numel(), dtype=torch.float32, device=self.topology.device)
+            if own is not None:
+                whole[own.start : own.start + own.tensor.numel()].copy_(own.tensor)
+            yield name, self.topology.sum_over_data(whole).view(shape)
 
-    def load(
-        self,
-        weights: Mapping[str, Tensor],
-        moments: Mapping[str, Mapping[str, Tensor]],
-        done: int,
-        compute_loss: Callable[[DiT], Tensor],
-        micro_batches: int,
-    ) -> None:
-        """Take weights, moments and the count of steps from a checkpoint.
+    def optimizer_steps(self) -> int:
+        """Updates made; fewer than steps done where some were skipped."""
+        for state in self._inner_states():
+            return int(state["step"])
+        return int(self._adamw.param_groups[0].get("step", 0))  # apex counts there
 
-        Optimizer state exists from the first step on, so one is made first, of rate and gradient zero.
-        """
+    def _inner_states(self) -> Iterator[dict[str, Tensor]]:
+        return (state for state in self._adamw.state.values() if "step" in state)
+
+    def prepare_load(self, compute_loss: Callable[[DiT], Tensor], micro_batches: int) -> None:
+        """Make the optimizer state, which exists from the first step on, by a step of rate and gradient zero."""
         for _ in range(micro_batches):
             self.accumulate(lambda model: compute_loss(model) * 0)
         self.step(lr=0.0)
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                self._write(parameter, weights[name], {kind: moments[kind][name] for kind in MOMENTS})
-        inner = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
-        for state in inner.state.values():
-            state["step"].fill_(done)
 
-    def _write(self, parameter: nn.Parameter, weight: Tensor, moments: Mapping[str, Tensor]) -> None:
-        if self.config.zero_stage == 0:
-            parameter.copy_(weight)
-            for kind, moment in moments.items():
-                self._engine.optimizer.state[parameter][kind].copy_(moment)
-            return
+    @torch.no_grad()
+    def load(self, share_of: Callable[[Quantity, str], Tensor], updates: int) -> None:
+        """Take weights, moments and the count of updates; `prepare_load` goes before.
+
+        Args:
+            share_of: gives a quantity of a parameter: this rank's tensor-parallel share, float32, on the host.
+        """
         from deepspeed.runtime.zero import GatheredParameters
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        safe_set_full_fp32_param(parameter, weight)
-        for kind, moment in moments.items():
-            safe_set_full_optimizer_state(parameter, moment, kind)
-        # The copy that the forward pass uses is another one, and in stage 3 it has to be gathered to be written.
-        with GatheredParameters([parameter], modifier_rank=0, enabled=self.config.zero_stage == 3):
-            parameter.data.copy_(weight)
+        for name, parameter in self._parameters.items():
+            for quantity in QUANTITIES:
+                whole = share_of(quantity, name)
+                piece = self.fragments(quantity).get(name)
+                if piece is not None:
+                    piece.tensor.copy_(whole.reshape(-1)[piece.start : piece.start + piece.tensor.numel()])
+                if quantity == "weights" and self.config.zero_stage > 0:
+                    # The copy that the forward pass uses is another one; stage 3 must gather it to write it.
+                    with GatheredParameters([parameter], modifier_rank=0, enabled=self.config.zero_stage == 3):
+                        parameter.data.copy_(whole)
+        for state in self._inner_states():
+            state["step"].fill_(updates)
+        for group in self._adamw.param_groups:
+            if "step" in group:
+                group["step"] = updates
 
     def close(self) -> None:
         """Free what the engine holds."""

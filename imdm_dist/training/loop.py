@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -15,19 +18,27 @@ from tqdm import tqdm
 
 from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config, OptimizerConfig
-from imdm_dist.device import default_device
 from imdm_dist.files import remove_leftovers, write_json
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.examples import CouplingExamples, DataExamples
 from imdm_dist.objectives.objective import build_objective
-from imdm_dist.objectives.validation import validation_perplexity
+from imdm_dist.objectives.validation import validation_nelbo
+from imdm_dist.parallel.environment import Place
+from imdm_dist.parallel.failure import agree, all_fail_together, own_log
+from imdm_dist.parallel.replicas import check_replicas
+from imdm_dist.parallel.topology import Topology, joined
 from imdm_dist.provenance import versions
+from imdm_dist.training.blocks import prepare_blocks
 from imdm_dist.training.checkpoint import TOKENIZER
+from imdm_dist.training.determinism import make_deterministic
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
-from imdm_dist.training.metrics import Meter, MetricsLog
-from imdm_dist.training.setup import Run, set_up
+from imdm_dist.training.metrics import Meter, MetricsLog, console
+from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
+from imdm_dist.training.stop import StopRequest
+
+BF16 = torch.bfloat16
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
@@ -35,34 +46,62 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     return config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
 
 
-def prefetched(examples: DataExamples | CouplingExamples, first: int, last: int) -> Iterator[list[MaskedBatch]]:
+class Prefetched:
     """Micro-batches of steps first to last - 1, each step's made while the one before it runs."""
-    with ThreadPoolExecutor(1) as maker:
-        ahead = maker.submit(examples.step, first)
-        for step in range(first, last):
-            batches = ahead.result()
-            if step + 1 < last:
-                ahead = maker.submit(examples.step, step + 1)
-            yield batches
+
+    def __init__(self, examples: DataExamples | CouplingExamples, first: int, last: int) -> None:
+        self.examples, self.first, self.last = examples, first, last
+        self.waited = 0.0
+        """Seconds that the last step's batches were waited for."""
+
+    def __iter__(self) -> Iterator[list[MaskedBatch]]:
+        with ThreadPoolExecutor(1) as maker:
+            ahead = maker.submit(self.examples.step, self.first)
+            for step in range(self.first, self.last):
+                started = time.monotonic()
+                batches = ahead.result()
+                self.waited = time.monotonic() - started
+                if step + 1 < self.last:
+                    ahead = maker.submit(self.examples.step, step + 1)
+                yield batches
 
 
-def train(config: Config, folder: Path | str) -> None:
+def train(config: Config, folder: Path | str, place: Place | None = None) -> bool:
     """Train to the last step, from the newest whole checkpoint of `folder` if it has one.
 
+    Every process of a launch calls this with the same arguments.
+
+    Args:
+        place: where this process stands in the launch; None reads the launcher's environment.
+
+    Returns:
+        whether the last step is done: not if a signal or the time budget stopped the run after a checkpoint.
+
     Raises:
-        ValueError: settings, data, initial weights or coupling do not fit, and nothing has been written; or the
-            loss is not finite any more.
+        ValueError: settings, data, initial weights or coupling do not fit, and nothing has been written; or a
+            checkpoint could not be written; or gradients are not finite any more.
     """
     # Squares of small gradients are denormal numbers, on which a CPU is a hundred times slower.
     torch.set_flush_denormal(True)
+    if config.train.deterministic:
+        make_deterministic()
     folder = Path(folder)
-    run = set_up(config, folder)
-    if run.done >= run.last:
-        print(f"{folder} is at step {run.done} of {run.last} already", file=sys.stderr)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder):
-        _train(run)
+    with joined(config.engine.tensor_parallel, config.model, place) as topology:
+        return _in_good_order(config, folder, topology)
+
+
+def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
+    with StopRequest(topology, config.train) as stop, all_fail_together(topology):
+        found = agree(topology, lambda: to_resume(config.train.resume, folder) if topology.first else None)
+        resume = topology.from_first(found)
+        run = agree(topology, lambda: set_up(config, folder, topology, resume))
+        if run.done >= run.last:
+            if topology.first:
+                print(f"{folder} is at step {run.done} of {run.last} already", file=sys.stderr)
+            return True
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder) if topology.first else nullcontext(), own_log(topology, folder):
+            return _train(run, topology, stop)
 
 
 @contextmanager
@@ -83,51 +122,110 @@ def only_writer(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _train(run: Run) -> None:
-    config, folder = run.config, run.folder
-    remove_leftovers(folder)
-    about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
-    write_json(folder / "config.json", about)
+def prepare_folder(run: Run, about: dict[str, Any]) -> None:
+    """Make the run folder say what the run is; only rank 0 does."""
+    remove_leftovers(run.folder)
+    write_json(run.folder / "config.json", about)
     if run.data.tokenizer is not None:
-        run.data.tokenizer.save(folder / TOKENIZER)
+        run.data.tokenizer.save(run.folder / TOKENIZER)
 
-    device = default_device()
-    model = run.model.to(device)
-    objective = build_objective(config.objective, model, config.engine.loss_chunk_rows)
-    engine = Engine(model, config.engine, config.optimizer, run.cut.micro_batch, len(run.cut.pieces))
-    state = TrainState(engine, Ema(engine.weights(), config.optimizer.ema_decay), objective, run)
+
+def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
+    """Split the model, wrap it in an engine, and bring both to where the run stands."""
+    config = run.config
+    teacher = copy.deepcopy(run.model) if config.objective.kind == "sdtt" else None
+    if topology.tp > 1:
+        from imdm_dist.parallel.tensor_parallel import split  # seconds to import
+
+        for model in filter(None, (run.model, teacher)):
+            split(model, topology)
+    model = prepare_blocks(run.model.to(topology.device), config.engine)
+    if teacher is not None:
+        teacher.to(topology.device, BF16 if config.engine.precision == "bf16" else None)
+    objective = build_objective(config.objective, teacher, config.engine.loss_chunk_rows)
+    cut = run.cut
+    engine = Engine(model, config.engine, config.optimizer, topology, cut.micro_batch, len(cut.pieces))
+    state = TrainState(engine, Ema(engine.fragments("weights"), config.optimizer.ema_decay), objective, run)
     if run.resume is not None:
         state.load(run.resume)
+    return engine, state
 
-    log = MetricsLog(folder, run.done, config.train.wandb, about)
-    meter = Meter(run.cut.count * run.data.train.length, device)
-    bar = tqdm(total=run.last, initial=run.done, desc=folder.name, unit="step", mininterval=1.0)
-    for done, batches in enumerate(prefetched(run.examples, run.done, run.last), start=run.done + 1):
+
+def _train(run: Run, topology: Topology, stop: StopRequest) -> bool:
+    config, folder, settings = run.config, run.folder, run.config.train
+    about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
+    if topology.first:
+        prepare_folder(run, about)
+    topology.barrier()
+    engine, state = build(run, topology)
+    objective = state.objective
+    log = MetricsLog(folder, run.done, settings.wandb, about) if topology.first else None
+    meter = Meter(settings.global_batch, run.data.train.length, topology, settings.max_skipped)
+    bar = tqdm(
+        total=run.last,
+        initial=run.done,
+        desc=folder.name,
+        unit="step",
+        mininterval=1.0,
+        disable=not topology.first,
+    )
+
+    def record(line: dict[str, Any]) -> None:
+        if log is not None:
+            log.write(line)
+
+    done, finished = run.done, False
+    steps = Prefetched(run.examples, run.done, run.last)
+    for done, batches in enumerate(steps, start=run.done + 1):
         # 1. Gradients: every micro-batch adds its share of the global batch's loss.
+        loss = torch.zeros((), device=topology.device)
         for batch in batches:
-            meter.loss += engine.accumulate(lambda m, b=batch: objective.loss(m, b))  # type: ignore[misc]
+            seed_dropout(batch)
+            loss += engine.accumulate(lambda m, b=batch: objective.loss(m, b))  # type: ignore[misc]
         # 2. The update, then what follows the weights: EMA and, at a round's end, the SDTT teacher.
         lr = learning_rate(config.optimizer, done - 1)
         grad_norm = engine.step(lr)
         place = objective.metrics()
         state.follow(done)
         # 3. The record. Reading the loss waits for the device, so it is done once an interval.
+        meter.add(done, loss, grad_norm, steps.waited)
         bar.update()
-        meter.steps += 1
-        if done % config.train.log_every == 0 or done == run.last:
-            line = {"step": done, **meter.lap(), "grad_norm": float(grad_norm), "lr": lr, **place}
-            log.write(line)
-            bar.set_postfix_str(f"loss {line['loss']:.4f}, {line['tokens_per_s'] / 1000:.1f}k tok/s")
-        if config.train.valid_every and (done % config.train.valid_every == 0 or done == run.last):
-            started = time.monotonic()
-            valid_ppl = validation_perplexity(model, run.data.valid, config.train.valid_rows)
-            log.write({"step": done, "valid_ppl_raw": valid_ppl})
-            meter.pause(time.monotonic() - started)
-        if done % config.train.save_every == 0 or done == run.last:
-            started = time.monotonic()
+        finished, stopping = done == run.last, stop.agreed()
+        if done % settings.log_every == 0 or finished or stopping:
+            line = {"step": done, **meter.lap(), "lr": lr, **place}
+            record(line)
+            bar.set_postfix_str(console(line))
             meter.check()
-            state.save(done)
-            meter.pause(time.monotonic() - started)
+        valid_ppl = None
+        if settings.valid_every and (done % settings.valid_every == 0 or finished):
+            with meter.paused():
+                share = validation_nelbo(
+                    engine.backbone, run.data.valid, settings.valid_rows, topology.dp_rank, topology.dp
+                )
+                valid_ppl = math.exp(float(topology.sum_over_data(share)))
+            record({"step": done, "valid_ppl_raw": valid_ppl})
+        if settings.check_replicas_every and done % settings.check_replicas_every == 0:
+            check_replicas(topology, dict(engine.backbone.named_parameters()), done)
+        if done % settings.save_every == 0 or finished or stopping:
+            with meter.paused() as stall:
+                state.save(done, valid_ppl, background=settings.async_save and not (finished or stopping))
+            meter.save_stall = stall.seconds
+        if stopping:
+            break
+    state.saver.wait()
     bar.close()
-    log.close()
+    if log is not None:
+        log.close()
     engine.close()
+    topology.barrier()
+    if not finished:
+        stop.report(folder, done, run.last)
+    return finished
+
+
+def seed_dropout(batch: MaskedBatch) -> None:
+    """Make dropout a function of the run's seed and the micro-batch's first example: nothing of it need be saved.
+
+    Ranks that share a model draw the same, ranks that see different data do not.
+    """
+    torch.manual_seed(int(batch.draw_seed_B[0]))

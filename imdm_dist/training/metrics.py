@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from imdm_dist.files import publish_file, read_json, write_json
+from imdm_dist.parallel.topology import Topology
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
@@ -26,48 +31,111 @@ def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
     return lines
 
 
+@dataclass
+class Pause:
+    """Time that was not spent on steps."""
+
+    seconds: float = 0.0
+
+
 class Meter:
-    """Mean loss and speed of an interval.
+    """Losses, gradient norms and speed of an interval.
 
     Args:
-        tokens_per_step: tokens that this process trains on in a step.
-        device: where losses are; they are summed there and read once an interval.
+        examples: of a step, over all ranks.
+        length: tokens of an example.
+        topology: losses are shares of the data-parallel ranks; they stay on the device until the interval ends.
+        max_skipped: steps in a row without a finite gradient, after which `lap` raises.
     """
 
-    def __init__(self, tokens_per_step: int, device: torch.device) -> None:
-        self.tokens_per_step, self.device = tokens_per_step, device
+    def __init__(self, examples: int, length: int, topology: Topology, max_skipped: int) -> None:
+        self.examples, self.length, self.topology, self.max_skipped = examples, length, topology, max_skipped
+        self.save_stall = 0.0
+        """Seconds that training waited for the last checkpoint; the next lap tells and forgets them."""
+        self._in_a_row = 0
         self._restart()
 
     def _restart(self) -> None:
-        self.loss, self.steps, self._since = torch.zeros((), device=self.device), 0, time.monotonic()
+        self._steps: list[int] = []
+        self._losses: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor | float] = []
+        self._since, self._data_wait = time.monotonic(), 0.0
 
-    def pause(self, seconds: float) -> None:
-        """Leave out time that was not spent on steps."""
-        self._since += seconds
+    def add(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor | float, data_wait: float) -> None:
+        """Note a step; nothing is read from the device."""
+        self._steps.append(step)
+        self._losses.append(loss)
+        self._norms.append(grad_norm)
+        self._data_wait += data_wait
+
+    @contextmanager
+    def paused(self) -> Iterator[Pause]:
+        """Leave out the time that is spent inside."""
+        pause, started = Pause(), time.monotonic()
+        yield pause
+        pause.seconds = time.monotonic() - started
+        self._since += pause.seconds
+
+    def lap(self) -> dict[str, Any]:
+        """What the interval gave: mean loss, the last gradient norm, tokens a second, seconds waited for data, peak
+        memory in GB of this rank, and which steps were skipped because their gradient was not finite.
+
+        Skipped steps changed nothing and are left out of the mean; each is listed with the numbers of its examples in
+        the run's data order.
+        """
+        losses = self.topology.sum_over_data(torch.stack(self._losses).double()).tolist()
+        norms = [float(norm) for norm in self._norms]
+        seconds = time.monotonic() - self._since
+        finite = [math.isfinite(norm) for norm in norms]
+        good = [loss for loss, is_good in zip(losses, finite, strict=True) if is_good]
+        line: dict[str, Any] = {
+            "loss": sum(good) / len(good) if good else None,
+            "grad_norm": norms[-1] if finite[-1] else None,
+            "tokens_per_s": round(self.examples * self.length * len(losses) / seconds, 1),
+            "data_wait_s": round(self._data_wait, 4),
+            "memory_gb": round(peak_memory(self.topology.device) / 1e9, 3),
+        }
+        if self.save_stall:
+            line["save_stall_s"], self.save_stall = round(self.save_stall, 4), 0.0
+        skipped = [step for step, is_good in zip(self._steps, finite, strict=True) if not is_good]
+        if skipped:
+            line["skipped"] = [
+                {"step": step, "examples": [(step - 1) * self.examples, step * self.examples - 1]} for step in skipped
+            ]
+        for is_good in finite:
+            self._in_a_row = 0 if is_good else self._in_a_row + 1
+        self._restart()
+        return line
 
     def check(self) -> None:
-        """Wait for the device and look at the loss.
+        """Look at what the last laps skipped.
 
         Raises:
-            ValueError: it is not finite.
+            ValueError: too many steps in a row.
         """
-        loss = float(self.loss)
-        if not math.isfinite(loss):
+        if self._in_a_row >= self.max_skipped:
             raise ValueError(
-                f"the loss is {loss}: lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
+                f"the gradients of the last {self._in_a_row} steps are not finite (metrics.jsonl lists them with their "
+                "examples): lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
             )
 
-    def lap(self) -> dict[str, float]:
-        """Mean loss a step and tokens a second since the last lap.
 
-        Raises:
-            ValueError: the loss is not finite.
-        """
-        self.check()
-        loss = float(self.loss) / self.steps
-        speed = self.tokens_per_step * self.steps / (time.monotonic() - self._since)
-        self._restart()
-        return {"loss": loss, "tokens_per_s": round(speed, 1)}
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: the allocator's on a GPU, the process's on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def console(line: dict[str, Any]) -> str:
+    """A line of metrics for the progress bar."""
+    loss = "skipped" if line["loss"] is None else f"{line['loss']:.4f}"
+    norm = "not finite" if line["grad_norm"] is None else f"{line['grad_norm']:.2f}"
+    mfu = f", MFU {line['mfu']:.0%}" if "mfu" in line else ""
+    return (
+        f"loss {loss}, norm {norm}, lr {line['lr']:.1e}, {line['tokens_per_s'] / 1000:.1f}k tok/s{mfu}, "
+        f"{line['memory_gb']:.1f} GB, data wait {line['data_wait_s']:.1f} s"
+    )
 
 
 class MetricsLog:

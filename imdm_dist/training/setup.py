@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,13 @@ from imdm_dist.coupling import Coupling
 from imdm_dist.data import Dataset, TokenFile, prepare
 from imdm_dist.model import DiT
 from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, cut_batch
-from imdm_dist.training.checkpoint import initialise, load_model, newest_checkpoint
+from imdm_dist.parallel.topology import Topology
+from imdm_dist.training.checkpoint import initialise, load_model
+from imdm_dist.training.checkpoint_files import Checkpoint, find_checkpoint, newest_checkpoint
 
-FREE_SETTINGS = ("steps", "log_every", "save_every", "keep_last", "valid_every", "valid_rows", "wandb")
-"""Settings of the train section that a resumed run may change: none of them shapes a step."""
+SHAPING_SETTINGS = ("train.global_batch", "train.seed", "engine.precision")
+"""Settings of the train and engine sections that shape what a step does, and so may not change on resume. How the
+work is split, what is kept and how often something is written do not."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +36,31 @@ class Run:
     examples: DataExamples | CouplingExamples
     provenance: dict[str, Any]
     """Digests of data, initial weights and coupling."""
+    shapes: dict[str, list[int]]
+    """Full shape of each parameter."""
     last: int
     """Optimizer steps in all."""
-    done: int
-    """Steps of the checkpoint to resume from; 0 if there is none."""
-    resume: Path | None
-    """That checkpoint."""
+    resume: Checkpoint | None
+    """The checkpoint to go on from."""
+
+    @property
+    def done(self) -> int:
+        """Steps of that checkpoint; 0 if there is none."""
+        return self.resume.step if self.resume else 0
 
 
-def set_up(config: Config, folder: Path) -> Run:
-    """Check settings and inputs, and find what there is to resume.
+def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint | None) -> Run:
+    """Check settings and inputs, and that the checkpoint to go on from is of this run.
 
     Raises:
         ValueError: settings, data, initial weights, coupling or an earlier run in `folder` do not fit.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("this version trains in one process: start it without a launcher, WORLD_SIZE unset")
     last = total_steps(config)
-    cut = cut_batch(config.train.global_batch, config.engine.micro_batch)
+    cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     data = prepare(config.data)
     torch.manual_seed(config.train.seed)
     model = DiT(config.model, data.train.vocab_size, data.train.mask_id)
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     tokenizer = data.tokenizer.fingerprint if data.tokenizer else None
     provenance: dict[str, Any] = {"data": data.train.fingerprint, "tokenizer": tokenizer}
     if config.inputs.init:
@@ -68,12 +74,24 @@ def set_up(config: Config, folder: Path) -> Run:
         examples = CouplingExamples(coupling, config.train.seed, cut, config.objective.redraw_noise)
     else:
         examples = DataExamples(data.train, config.train.seed, cut, count_masked=config.objective.kind == "sdtt")
-    found = newest_checkpoint(folder)
-    if found is None:
-        return Run(config, folder, data, model, cut, examples, provenance, last, 0, None)
-    path, state = found
-    check_resumable(state, config, provenance)
-    return Run(config, folder, data, model, cut, examples, provenance, last, state["step"], path)
+    if resume is not None:
+        check_resumable(resume.state, config, provenance)
+    return Run(config, folder, data, model, cut, examples, provenance, shapes, last, resume)
+
+
+def to_resume(resume: str, folder: Path) -> Checkpoint | None:
+    """The checkpoint that train.resume means.
+
+    Raises:
+        ValueError: there is none where there should be one, or one where there should be none.
+    """
+    if resume == "auto":
+        return newest_checkpoint(folder)
+    if resume != "none":
+        return find_checkpoint(Path(resume))
+    if any(folder.glob("step-*")):
+        raise ValueError(f"train.resume=none, but {folder} holds checkpoints: remove them, or use another folder")
+    return None
 
 
 def total_steps(config: Config) -> int:
@@ -135,12 +153,14 @@ def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str,
 
 
 def shaping_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Flat settings, by dotted name, that shape what a step does; paths, intervals and chunk sizes do not."""
+    """Flat settings, by dotted name, that shape what a step does; paths, intervals and the split of work do not."""
     flat = {
         f"{section}.{name}": value
         for section in ("model", "objective", "optimizer", "engine", "train")
         for name, value in config[section].items()
     }
-    for name in (*(f"train.{free}" for free in FREE_SETTINGS), "engine.loss_chunk_rows"):
-        del flat[name]
-    return flat
+    return {
+        name: value
+        for name, value in flat.items()
+        if name in SHAPING_SETTINGS or name.partition(".")[0] in ("model", "objective", "optimizer")
+    }

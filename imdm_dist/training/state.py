@@ -2,67 +2,93 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from imdm_dist.config import to_dict
+from imdm_dist.config.schema import Weights
 from imdm_dist.objectives.objective import Objective
+from imdm_dist.parallel.cuts import cut_of, share
 from imdm_dist.provenance import versions
-from imdm_dist.training.checkpoint import load_tensors, save_checkpoint
+from imdm_dist.training.checkpoint_files import Checkpoint, Piece
 from imdm_dist.training.ema import Ema
-from imdm_dist.training.engine import MOMENTS, Engine
+from imdm_dist.training.engine import QUANTITIES, Engine, Fragments
+from imdm_dist.training.saver import Saver, owners
 from imdm_dist.training.setup import Run
 
 
 class TrainState:
-    """Weights, moments, EMA, the objective's state and generators; data order and draws follow from the step."""
+    """Weights, moments, EMA and the objective's state; data order and draws follow from the step."""
 
     def __init__(self, engine: Engine, ema: Ema, objective: Objective, run: Run) -> None:
         self.engine, self.ema, self.objective, self.run = engine, ema, objective, run
+        self.topology = engine.topology
+        self.saver = Saver(run.folder, self.topology, run.config.train)
 
     def follow(self, done: int) -> None:
         """Bring EMA and objective up to the weights after `done` steps."""
-        weights = self.engine.weights()
-        self.ema.update(weights, done)
-        self.objective.end_step(done, lambda kind: self.ema.shadow if kind == "ema" else weights)
+        self.ema.update(self.engine.fragments("weights"), done)
+        self.objective.end_step(done, self._gathered)
 
-    def save(self, done: int) -> None:
-        """Publish the checkpoint of step `done`."""
+    def _gathered(self, kind: Weights) -> Iterator[tuple[str, Tensor]]:
+        return self.engine.gather(self.ema.shadow if kind == "ema" else self.engine.fragments("weights"))
+
+    def save(self, done: int, valid_ppl: float | None, background: bool) -> None:
+        """Publish the checkpoint of step `done`, or begin to."""
         run, model = self.run, self.run.model
-        tensors = {"weights": self.engine.weights(), "ema": self.ema.shadow, **self.engine.moments()}
-        tensors |= {"objective": self.objective.state(), "rng": rng_state()}
-        about = {
+        split = self.engine.config.zero_stage > 0
+        pieces: dict[str, dict[str, Piece]] = {}
+        for quantity in QUANTITIES:
+            pieces[quantity] = self._pieces(self.engine.fragments(quantity), split)
+        pieces["ema"] = self._pieces(self.ema.shadow, split)
+        teacher = {name: Piece(0, tensor.float()) for name, tensor in self.objective.state().items()}
+        pieces["objective"] = self._mine(teacher, split=False)
+        about: dict[str, Any] = {
             "config": to_dict(run.config),
             "model": {"vocab_size": model.vocab_size, "mask_id": model.mask_id, "length": run.data.train.length},
+            "ranks": {"tensor_parallel": self.topology.tp, "data_parallel": self.topology.dp},
+            "updates": self.engine.optimizer_steps(),
+            "valid_ppl": valid_ppl,
+            "shapes": run.shapes,
             "provenance": run.provenance,
             "versions": versions(),
         }
-        save_checkpoint(run.folder, done, tensors, about, run.config.train.keep_last)
+        self.saver.save(done, {name: named for name, named in pieces.items() if named}, about, background)
 
-    def load(self, path: Path) -> None:
-        """Take everything from a checkpoint of this run."""
-        run, objective = self.run, self.objective
+    def _pieces(self, fragments: Fragments, split: bool) -> dict[str, Piece]:
+        """Pieces of what the optimizer owns; in their shape where they are whole."""
+        pieces = {}
+        for name, piece in fragments.items():
+            shape = self.engine.shapes[name]
+            whole = piece.tensor.numel() == shape.numel()
+            pieces[name] = Piece(piece.start, piece.tensor.view(shape) if whole else piece.tensor)
+        return self._mine(pieces, split)
+
+    def _mine(self, pieces: dict[str, Piece], split: bool) -> dict[str, Piece]:
+        """What this rank writes: nothing that another rank has too and writes."""
+        topology = self.topology
+        owner = owners({name: piece.tensor.numel() for name, piece in pieces.items()}, topology.dp)
+        return {
+            name: piece
+            for name, piece in pieces.items()
+            if (cut_of(name) is not None or topology.tp_rank == 0) and (split or owner[name] == topology.dp_rank)
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take everything from a checkpoint of this run, written by ranks of any number."""
+        run, objective, engine = self.run, self.objective, self.engine
         batch = run.examples.step(run.done)[0]
-        moments = {kind: load_tensors(path, kind) for kind in MOMENTS}
-        objective.load_state(run.done, load_tensors(path, "objective"))
-        weights = load_tensors(path, "weights")
-        self.engine.load(weights, moments, run.done, lambda m: objective.loss(m, batch), len(run.cut.pieces))
-        self.ema.load(load_tensors(path, "ema"))
-        load_rng(load_tensors(path, "rng"))
+        engine.prepare_load(lambda model: objective.loss(model, batch), len(run.cut.pieces))
 
+        def share_of(quantity: str, name: str) -> Tensor:
+            return share(checkpoint.full(quantity, name), cut_of(name), self.topology.tp_rank, self.topology.tp)
 
-def rng_state() -> dict[str, Tensor]:
-    """State of the generators that dropout draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def load_rng(state: dict[str, Tensor]) -> None:
-    """Restore what `rng_state` gave."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        engine.load(share_of, checkpoint.state["updates"])
+        with torch.no_grad():
+            for name, piece in self.ema.shadow.items():
+                whole = share_of("ema", name).reshape(-1)
+                piece.tensor.copy_(whole[piece.start : piece.start + piece.tensor.numel()])
+        objective.load_state(run.done, ((name, share_of("objective", name)) for name in checkpoint.names("objective")))

@@ -1,0 +1,124 @@
+"""When one rank fails, all of them end soon, and its error is what the user sees, once.
+
+A rank that raises leaves its message in the launch's key-value store and exits. A thread in every rank looks there
+once a second; it ends its process at once, because the main thread may wait in a collective for ever. A rank that
+vanishes without a word closes its connections, which makes gloo's collectives raise; under NCCL the launcher (torchrun,
+srun --kill-on-bad-exit) ends the others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from imdm_dist.parallel.topology import Topology
+
+EXIT_FAILED = 1
+INTERVAL = 1.0
+"""Seconds between two looks."""
+_KEY = "imdm_dist/failed"
+T = TypeVar("T")
+
+
+class Watch:
+    """Looks out for failures of other ranks."""
+
+    def __init__(self, topology: Topology, store: dist.Store) -> None:
+        self.topology, self.store = topology, store
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="failure watch", daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            try:
+                if not self.store.check([_KEY]):
+                    continue
+                message = self.store.get(_KEY).decode()
+            except Exception:
+                message = "the rank that keeps the store of this launch is gone"
+            if self._stop.is_set():
+                return
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            os._exit(EXIT_FAILED)
+
+    def tell(self, error: BaseException) -> None:
+        """Leave a message for the others."""
+        self._stop.set()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"rank {self.topology.rank} failed: {type(error).__name__}: {error} "
+        try:
+            self.store.set(_KEY, message + f"({Path(where.filename).name}:{where.lineno})")
+        except Exception:  # the store has gone: the others know already
+            return
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join()
+
+
+@contextmanager
+def all_fail_together(topology: Topology) -> Iterator[None]:
+    """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one."""
+    if topology.world == 1:
+        yield
+        return
+    watch = Watch(topology, dist.distributed_c10d._get_default_store())
+    try:
+        yield
+        topology.barrier()  # nobody leaves while another may still fail
+    except BaseException as error:
+        watch.tell(error)
+        raise
+    watch.close()
+
+
+def agree(topology: Topology, function: Callable[[], T]) -> T:
+    """Call `function` on every rank; where it raises ValueError on any, rank 0 raises the first one and others exit.
+
+    For what users get wrong: all ranks see it, and one line is enough.
+    """
+    error: ValueError | None = None
+    try:
+        result = function()
+    except ValueError as raised:
+        error = raised
+    errors: list[ValueError | None] = [None] * topology.world
+    dist.all_gather_object(errors, error, group=topology.control)
+    first = next((found for found in errors if found is not None), None)
+    if first is None:
+        return result
+    if topology.first:
+        raise first
+    raise SystemExit(2)
+
+
+@contextmanager
+def own_log(topology: Topology, folder: Path) -> Iterator[None]:
+    """Send what ranks other than 0 print to `logs/rank-00001.log` and so on in the run's folder."""
+    if topology.first:
+        yield
+        return
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "logs" / f"rank-{topology.rank:05d}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    before = [os.dup(stream) for stream in (1, 2)]
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, old in zip((1, 2), before, strict=True):
+            os.dup2(old, stream)
+            os.close(old)

@@ -1,0 +1,127 @@
+"""Who does what in a run: ranks, and the data-parallel and tensor-parallel groups they form.
+
+Groups are megatron-core's. Ranks that share a model are neighbours, so that they are on one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from imdm_dist.config.schema import ModelConfig
+from imdm_dist.parallel.environment import Place, place_of_this_process
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The groups of this process."""
+
+    rank: int
+    world: int
+    tp_rank: int
+    """Place among the ranks that share a model."""
+    tp: int
+    """How many they are."""
+    dp_rank: int
+    """Place among the ranks that hold the same part of the model and see different data."""
+    dp: int
+    """How many they are."""
+    device: torch.device
+    tp_group: ProcessGroup | None
+    dp_group: ProcessGroup | None
+    control: ProcessGroup | None
+    """All ranks, on the host: for what must not wait for a device."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes logs and speaks on the console."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks, on the host."""
+        dist.barrier(self.control)
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def leave(self) -> None:
+        """Give the groups back; the processes stay joined."""
+        dist.destroy_process_group(self.control)
+        if self.world > 1:
+            from imdm_dist.parallel.groups import leave_groups
+
+            leave_groups()
+
+    def sum_over_data(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over the data-parallel ranks, in place."""
+        dist.all_reduce(value, group=self.dp_group)
+        return value
+
+
+def check_topology(world: int, tensor_parallel: int, model: ModelConfig) -> None:
+    """Check that a model can be divided so.
+
+    Raises:
+        ValueError: it cannot; the message names the numbers that would work.
+    """
+    able = [n for n in range(1, min(world, model.n_heads) + 1) if model.n_heads % n == 0 and world % n == 0]
+    if tensor_parallel not in able:
+        raise ValueError(
+            f"engine.tensor_parallel={tensor_parallel} must divide both the {world} ranks of this run and "
+            f"model.n_heads={model.n_heads}: set it to one of {', '.join(map(str, able))}"
+        )
+
+
+def start(tensor_parallel: int, model: ModelConfig, place: Place | None = None) -> Topology:
+    """Join the other processes of the launch and form the groups.
+
+    Args:
+        place: where this process stands in the launch; None reads the launcher's environment.
+
+    Raises:
+        ValueError: the ranks cannot be divided so; nothing has been started then.
+    """
+    place = place or place_of_this_process()
+    try:
+        check_topology(place.world, tensor_parallel, model)
+    except ValueError:
+        if place.rank > 0:  # rank 0 says it for all
+            raise SystemExit(2) from None
+        raise
+    place.join()
+    tp_rank, tp_group, dp_group = 0, None, dist.group.WORLD
+    if place.world > 1:
+        from imdm_dist.parallel.groups import form_groups  # seconds to import, and of no use to one process
+
+        tp_rank, tp_group, dp_group = form_groups(tensor_parallel)
+    return Topology(
+        rank=place.rank,
+        world=place.world,
+        tp_rank=tp_rank,
+        tp=tensor_parallel,
+        dp_rank=place.rank // tensor_parallel,
+        dp=place.world // tensor_parallel,
+        device=place.device,
+        tp_group=tp_group,
+        dp_group=dp_group,
+        control=dist.new_group(backend="gloo"),
+    )
+
+
+@contextmanager
+def joined(tensor_parallel: int, model: ModelConfig, place: Place | None = None) -> Iterator[Topology]:
+    """`start`, and give the groups back at the end."""
+    topology = start(tensor_parallel, model, place)
+    try:
+        yield topology
+    finally:
+        topology.leave()

@@ -1,0 +1,165 @@
+"""The checkpoint format: every quantity by parameter name, in pieces that any run can join, however it is split.
+
+A checkpoint is a folder `step-00001000` in the run's folder: safetensors files that each rank wrote for itself
+(weights, ema, exp_avg, exp_avg_sq, objective) and `state.json`: the step, configuration and provenance, the full
+shape of each tensor, which piece of it lies where, and the SHA-256 of each file. It is written aside and renamed: a
+folder of that name is whole. A run of one process writes whole tensors in their full shape. Data order, times, masks,
+noise and dropout need no state, as they are functions of seed and step.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from imdm_dist.files import read_json, sha256_file
+from imdm_dist.parallel.cuts import cut_of, join, share
+
+FORMAT = 2
+FILE_BYTES = 256 * 2**20
+"""A rank begins a new file after this many bytes: writing one takes that much memory beside what it writes."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a rank writes of a tensor."""
+
+    start: int
+    """Place of its first element in the flattened tensor-parallel share."""
+    tensor: Tensor
+    """Any shape; float32."""
+
+
+Pieces = Mapping[str, Mapping[str, Piece]]
+"""Pieces by quantity and parameter name."""
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint after `step` steps."""
+    return f"step-{step:08d}"
+
+
+def write_pieces(folder: Path, rank: int, world: int, tp_rank: int, pieces: Pieces) -> dict[str, Any]:
+    """Write what one rank has; return its index: checksums by file, and [file, tp_rank, start] by quantity and name."""
+    index: dict[str, Any] = {"files": {}, "pieces": {}}
+    for quantity, named in pieces.items():
+        index["pieces"][quantity] = {}
+        batches: list[dict[str, Piece]] = [{}]
+        size = 0
+        for name, piece in named.items():
+            if size and size + piece.tensor.nbytes > FILE_BYTES:
+                batches.append({})
+                size = 0
+            batches[-1][name] = piece
+            size += piece.tensor.nbytes
+        for number, batch in enumerate(batches):
+            if not batch:
+                continue
+            which = "" if world == 1 else f"-rank{rank:05d}"
+            part = "" if len(batches) == 1 else f"-{number:03d}"
+            file = folder / f"{quantity}{which}{part}.safetensors"
+            save_file({name: piece.tensor.contiguous() for name, piece in batch.items()}, file)
+            index["files"][file.name] = sha256_file(file)
+            index["pieces"][quantity] |= {name: [file.name, tp_rank, piece.start] for name, piece in batch.items()}
+    return index
+
+
+def merge_indices(indices: list[dict[str, Any]]) -> dict[str, Any]:
+    """One index out of those of all ranks, with a list of pieces for each name."""
+    merged: dict[str, Any] = {"files": {}, "pieces": {}}
+    for index in indices:
+        merged["files"] |= index["files"]
+        for quantity, named in index["pieces"].items():
+            for name, place in named.items():
+                merged["pieces"].setdefault(quantity, {}).setdefault(name, []).append(place)
+    return merged
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files have been compared with their checksums."""
+
+    path: Path
+    state: dict[str, Any]
+    """state.json."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.state["step"])
+
+    def names(self, quantity: str) -> list[str]:
+        """Parameters of a quantity; empty if the checkpoint does not have it."""
+        return list(self.state["pieces"].get(quantity, {}))
+
+    def full(self, quantity: str, name: str) -> Tensor:
+        """A tensor in its full shape, float32 on the host, joined from what the ranks wrote."""
+        shape, ranks = self.state["shapes"][name], self.state["ranks"]["tensor_parallel"]
+        cut = cut_of(name)
+        part = share(torch.empty(shape, device="meta"), cut, 0, ranks)
+        parts = [torch.empty(part.shape) for _ in range(1 if cut is None else ranks)]
+        missing = sum(part.numel() for part in parts)
+        for file, tp_rank, start in self.state["pieces"][quantity][name]:
+            with safe_open(self.path / file, framework="pt") as opened:
+                piece = opened.get_tensor(name).reshape(-1)
+            parts[tp_rank].view(-1)[start : start + piece.numel()] = piece
+            missing -= piece.numel()
+        assert missing == 0, f"{self.path} lacks {missing} elements of {quantity} {name}"
+        return join(parts, cut, shape)
+
+    def digest(self, quantity: str) -> str:
+        """What identifies the content of a quantity: the checksum of its file or files."""
+        sums = [digest for file, digest in sorted(self.state["files"].items()) if file.startswith(quantity)]
+        return sums[0] if len(sums) == 1 else "+".join(digest[:16] for digest in sums)
+
+
+def check(path: Path) -> Checkpoint:
+    """Read state.json of a checkpoint and compare every file with its checksum.
+
+    Raises:
+        ValueError: a file is missing or differs, or the format is another one.
+    """
+    if not (path / "state.json").exists():
+        raise ValueError(f"{path} is no checkpoint: it has no state.json; give a run folder or a step-* folder in it")
+    state = read_json(path / "state.json")
+    if state.get("format") != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
+    for name, digest in state["files"].items():
+        file = path / name
+        if not file.exists() or sha256_file(file) != digest:
+            raise ValueError(f"{file} is missing or damaged: remove {path.name} to go on from an older checkpoint")
+    return Checkpoint(path, state)
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; broken ones are named on stderr and passed over."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return check(path)
+        except ValueError as error:
+            print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
+    return None
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, or the newest whole one of the run folder there.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
+    if (path / "state.json").exists():
+        return check(path.resolve())
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise ValueError(f"{path} holds no whole checkpoint (step-* folder): train it first")
+    return newest

@@ -1,0 +1,101 @@
+"""The optimizer: torch's fused AdamW, or another library's where it is there and agrees with torch's.
+
+NVIDIA apex is no dependency, and what the package index calls apex is another project: symbols are imported one by
+one, and what is found must take the same step as torch's before it is trusted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from imdm_dist.config.schema import OptimizerConfig
+
+TOLERANCE = 1e-6
+"""Largest difference of a weight of size about one after some steps at a rate of 1e-2."""
+
+
+def build_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW as `config` asks for it.
+
+    Raises:
+        ValueError: the library asked for is not there, is another one of that name, or computes something else.
+    """
+    if config.kind == "torch":
+        return _torch(config, parameters)
+    fused = find_fused(config.kind)
+    check_agrees(config, fused, parameters[0].device)
+    return _fused(config, fused, parameters)
+
+
+def find_fused(kind: str) -> Any:
+    """The class FusedAdam of DeepSpeed or apex.
+
+    Raises:
+        ValueError: it cannot be imported; the message says what is there instead.
+    """
+    remedy = "set optimizer.kind=torch"
+    if kind == "deepspeed":
+        from deepspeed.ops.adam import FusedAdam
+
+        if not torch.cuda.is_available():
+            raise ValueError(f"optimizer.kind=deepspeed needs a GPU, whose kernel it compiles: {remedy}")
+        return FusedAdam
+    if importlib.util.find_spec("apex") is None:
+        raise ValueError(f"optimizer.kind=apex needs NVIDIA apex, built from its source with CUDA: or {remedy}")
+    try:
+        importlib.import_module("amp_C")
+        return importlib.import_module("apex.optimizers").FusedAdam
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"the installed package apex has no fused Adam ({error}): it is another project of that name, or NVIDIA's "
+            f"built without CUDA; build it from NVIDIA's source, or {remedy}"
+        ) from None
+
+
+def check_agrees(config: OptimizerConfig, fused: Any, device: torch.device, steps: int = 5) -> None:
+    """Take some steps on a few weights beside torch's AdamW.
+
+    Raises:
+        ValueError: the results differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(1000, generator=generator)
+    grads = torch.randn(steps, 1000, generator=generator)
+    ends = []
+    for make in (_torch, lambda config, parameters: _fused(config, fused, parameters)):
+        weight = nn.Parameter(start.to(device, copy=True))
+        optimizer = make(config, [weight])
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2
+        for grad in grads:
+            weight.grad = grad.to(device, copy=True)
+            optimizer.step()
+        ends.append(weight.detach().cpu())
+    difference = float((ends[0] - ends[1]).abs().max())
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"optimizer.kind={config.kind} differs from torch's AdamW by {difference:.1e} after {steps} steps: "
+            "set optimizer.kind=torch"
+        )
+
+
+def _torch(config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def _fused(config: OptimizerConfig, fused: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return fused(
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        adam_w_mode=True,
+    )

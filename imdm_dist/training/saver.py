@@ -1,0 +1,176 @@
+"""Writing checkpoints: every rank its own files, one rank the rename; in the background where wanted.
+
+All ranks write into one hidden folder; a rank's index is the last thing it writes. Rank 0 waits for all indices,
+writes state.json and renames the folder. No collective is involved, so this runs beside training, and a process
+that dies leaves a hidden folder that the next start removes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imdm_dist.config.schema import TrainConfig
+from imdm_dist.files import publish_file, read_json, sync_paths, write_json
+from imdm_dist.parallel.topology import Topology
+from imdm_dist.training.checkpoint_files import (
+    FORMAT,
+    Piece,
+    Pieces,
+    checkpoint_name,
+    merge_indices,
+    write_pieces,
+)
+
+PATIENCE = 1800.0
+"""Seconds that rank 0 waits for the other ranks' files."""
+
+
+class Saver:
+    """Publishes the checkpoints of a run, one at a time.
+
+    Args:
+        folder: the run's folder, on a file system that all ranks share.
+    """
+
+    def __init__(self, folder: Path, topology: Topology, config: TrainConfig) -> None:
+        self.folder, self.topology, self.config = folder, topology, config
+        self._launch = topology.from_first(uuid.uuid4().hex[:8])
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._staged: dict[tuple[str, str], torch.Tensor] = {}
+
+    def save(self, step: int, pieces: Pieces, about: dict[str, Any], background: bool) -> None:
+        """Write the checkpoint of `step`.
+
+        Args:
+            pieces: what this rank writes; live tensors.
+            about: what goes into state.json beside step, format, checksums and pieces.
+            background: copy the tensors to the host and return; else write them as they are and return when the
+                checkpoint is published.
+
+        Raises:
+            ValueError: this save, or the one before it, failed.
+        """
+        self.wait()
+        if background:
+            pieces = self._stage(pieces)
+        self._thread = threading.Thread(target=self._run, args=(step, pieces, about), name=f"save-{step}")
+        self._thread.start()
+        if not background:
+            self.wait()
+
+    def _stage(self, pieces: Pieces) -> Pieces:
+        """Copy to host memory that is kept for the next time."""
+        staged: dict[str, dict[str, Piece]] = {}
+        for quantity, named in pieces.items():
+            staged[quantity] = {}
+            for name, piece in named.items():
+                key = quantity, name
+                if key not in self._staged:
+                    pinned = piece.tensor.device.type == "cuda"
+                    self._staged[key] = torch.empty(piece.tensor.shape, dtype=torch.float32, pin_memory=pinned)
+                self._staged[key].copy_(piece.tensor, non_blocking=True)
+                staged[quantity][name] = Piece(piece.start, self._staged[key])
+        return staged
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, if anything did."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise ValueError(
+                f"a checkpoint could not be written ({error}); the one before it is whole: make room or mend the "
+                f"folder {self.folder}, then start again"
+            ) from error
+
+    def wait(self) -> None:
+        """Wait until the save under way is done; raise what went wrong in it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def _run(self, step: int, pieces: Pieces, about: dict[str, Any]) -> None:
+        aside = self.folder / f".{checkpoint_name(step)}.{self._launch}.tmp"
+        rank = self.topology.rank
+        try:
+            if self.topology.device.type == "cuda":
+                torch.cuda.current_stream(self.topology.device).synchronize()  # copies into pinned memory
+            aside.mkdir(parents=True, exist_ok=True)
+            index = write_pieces(aside, rank, self.topology.world, self.topology.tp_rank, pieces)
+            sync_paths(*(aside / name for name in index["files"]))
+            write_json(aside / f"rank-{rank:05d}.json", index)
+            if self.topology.first:
+                self._publish(aside, step, about)
+        except Exception as error:
+            self._error = error
+            if self.topology.first:
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _publish(self, aside: Path, step: int, about: dict[str, Any]) -> None:
+        indices = self._wait_for_ranks(aside)
+        merged = merge_indices(indices)
+        write_json(aside / "state.json", {"format": FORMAT, "step": step, **about, **merged})
+        for file in aside.glob("rank-*.json"):
+            file.unlink()
+        sync_paths(aside)
+        path = self.folder / checkpoint_name(step)
+        if path.exists():  # a broken one: a whole one would have been resumed from
+            os.replace(path, self.folder / f".{path.name}.{uuid.uuid4().hex}.tmp")
+        os.replace(aside, path)
+        sync_paths(self.folder)
+        with publish_file(self.folder / "latest") as pointer:
+            pointer.write_text(f"{path.name}\n", encoding="utf-8")
+        retire(self.folder, self.config)
+
+    def _wait_for_ranks(self, aside: Path) -> list[dict[str, Any]]:
+        paths = [aside / f"rank-{rank:05d}.json" for rank in range(self.topology.world)]
+        until = time.monotonic() + PATIENCE
+        while not all(path.exists() for path in paths):
+            if time.monotonic() > until:
+                late = [path.name for path in paths if not path.exists()]
+                raise TimeoutError(f"after {PATIENCE:.0f} s these are not written: {', '.join(late)}")
+            time.sleep(0.02)
+        return [read_json(path) for path in paths]
+
+
+def retire(folder: Path, config: TrainConfig) -> None:
+    """Remove the checkpoints that the run's retention does not keep."""
+    paths = {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*")}
+    ppl = {}
+    if config.keep_best:
+        states = {step: path / "state.json" for step, path in paths.items()}
+        ppl = {step: read_json(file).get("valid_ppl") for step, file in states.items() if file.exists()}
+    for step in sorted(set(paths) - retained(paths, ppl, config)):
+        # Out of sight first: a folder half removed must not look like a checkpoint.
+        aside = folder / f".{paths[step].name}.{uuid.uuid4().hex}.tmp"
+        os.replace(paths[step], aside)
+        shutil.rmtree(aside)
+
+
+def retained(steps: Any, valid_ppl: dict[int, float | None], config: TrainConfig) -> set[int]:
+    """Which steps' checkpoints to keep: the newest, those at multiples of keep_every, and the best by perplexity."""
+    kept = set(sorted(steps)[-config.keep_last :])
+    if config.keep_every:
+        kept |= {step for step in steps if step % config.keep_every == 0}
+    known = {step: ppl for step, ppl in valid_ppl.items() if ppl is not None}
+    if known:
+        kept.add(min(known, key=lambda step: known[step]))
+    return kept
+
+
+def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
+    """Share tensors that all ranks hold among them, by size: who writes which."""
+    load = [0] * ranks
+    owner = {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        owner[name] = load.index(min(load))
+        load[owner[name]] += sizes[name]
+    return owner

@@ -1,0 +1,79 @@
+"""Stopping a run in good order: a signal or the time budget asks, all ranks agree, then there is one save."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from imdm_dist.config.schema import TrainConfig
+from imdm_dist.parallel.topology import Topology
+
+EXIT_STOPPED = 75
+"""Exit code of a run that saved and stopped before its last step (EX_TEMPFAIL: start it again to go on)."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopRequest:
+    """Says, on every rank at the same step, that the run should stop.
+
+    While it is entered, SIGTERM, SIGUSR1 and SIGUSR2 only set a flag, on whatever rank they come. Handlers that were
+    there before are called too and are put back on exit.
+
+    Args:
+        config: its time_budget counts from here.
+    """
+
+    def __init__(self, topology: Topology, config: TrainConfig) -> None:
+        self.topology = topology
+        self._until = time.monotonic() + 60 * config.time_budget if config.time_budget else float("inf")
+        self._cause: str | None = None
+        self._asked = torch.zeros((), dtype=torch.int32)
+        self._work: Any = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._handler(signal.getsignal(number)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handler(self, before: Any) -> Callable[[int, FrameType | None], None]:
+        def note(number: int, frame: FrameType | None) -> None:
+            self._cause = signal.Signals(number).name
+            if callable(before) and before is not signal.default_int_handler:
+                before(number, frame)
+
+        return note
+
+    def agreed(self) -> bool:
+        """Whether any rank had been asked to stop one step ago; every rank calls this once a step.
+
+        The answer comes a step late so that nobody waits for it: the exchange runs on the host beside the step.
+        """
+        if time.monotonic() > self._until and self._cause is None:
+            self._cause = "the time budget"
+        if self._work is not None:
+            self._work.wait()
+        agreed = bool(self._asked)
+        self._asked = torch.tensor(int(self._cause is not None), dtype=torch.int32)
+        self._work = dist.all_reduce(self._asked, op=dist.ReduceOp.MAX, group=self.topology.control, async_op=True)
+        return agreed
+
+    def report(self, folder: Path, done: int, last: int) -> None:
+        """Say on the console that the run stopped early."""
+        if self.topology.first:
+            cause = self._cause or "a signal to another rank"
+            print(
+                f"{folder} stopped at step {done} of {last} ({cause}): run the same command to go on", file=sys.stderr
+            )

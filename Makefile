@@ -8,12 +8,12 @@ SEED ?= 0
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-parallel test-kills lint format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 setup: $(READY) ## Install the pinned versions into .venv, once (PYTHON=python3.11 chooses the Python)
 	@echo "$(VENV) is ready; to use it: source $(VENV)/bin/activate"
@@ -23,6 +23,12 @@ demo: $(READY) ## Run the whole method on a small scale, minutes on a laptop (SE
 
 test: lint ## Check style and types, then run the tests
 	$(RUN) -m pytest -q
+
+test-parallel: $(READY) ## Compare every division of the work over ranks; writes docs/results/parallel.md
+	$(RUN) -m tests.parallel_matrix --write docs/results/parallel.md
+
+test-kills: $(READY) ## Kill training at a hundred random instants (SEED=n)
+	$(RUN) -m tests.kill_fuzz --kills 100 --seed $(SEED)
 
 lint: $(READY) ## Check style and types
 	$(RUN) -m ruff check .

@@ -10,3 +10,15 @@ def default_device(place: int = 0) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", place % torch.cuda.device_count())
+
+
+_PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+"""Dense bfloat16 operations a second, by a part of the device's name (the makers' data sheets)."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The most operations a second that a device could do in bfloat16; None where that is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _PEAKS.items() if part in name), None)

@@ -137,6 +137,11 @@ class Reader:
             said = self.run(str(script), [str(script), *arguments])
             if target:
                 (self.home / target).write_text(said)
+        elif words[0] == "torchrun":
+            script = words.index(next(word for word in words if word.startswith("tools/")))
+            words[script] = str(ROOT / words[script])
+            launcher = [sys.executable, "-m", "torch.distributed.run", *words[1:], *shlex.split(note)]
+            subprocess.run(launcher, cwd=self.home, env=os.environ | self.environment, check=True, timeout=180)
         else:
             subprocess.run(["bash", "-ec", command], cwd=self.home, check=True, timeout=60)
 

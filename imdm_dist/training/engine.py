@@ -26,6 +26,8 @@ from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.optimizers import build_optimizer
 
 Quantity = Literal["weights", "exp_avg", "exp_avg_sq"]
+BUCKET = 2**26
+"""Gradient elements that are reduced together without ZeRO."""
 QUANTITIES: tuple[Quantity, ...] = ("weights", "exp_avg", "exp_avg_sq")
 
 
@@ -113,6 +115,8 @@ class Engine:
                 "steps_per_print": 10**9,
             },
         )
+        # Without ZeRO it would flatten all gradients into one buffer as large as they are, even for one rank.
+        self._engine.enable_backward_allreduce = config.zero_stage > 0
         self._parameters = dict(self._engine.module.backbone.named_parameters())
         self._fragments: dict[Quantity, Fragments] = {}
 
@@ -149,6 +153,8 @@ class Engine:
 
     def _clip(self) -> Tensor:
         topology = self.topology
+        if topology.dp > 1:
+            self._engine.allreduce_gradients(bucket_size=BUCKET)
         grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         # What every tensor-parallel rank holds counts once.
         counted = [grad for name, grad in grads.items() if topology.tp_rank == 0 or cut_of(name) is not None]

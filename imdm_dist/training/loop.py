@@ -5,34 +5,29 @@ from __future__ import annotations
 import copy
 import math
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config, OptimizerConfig
-from imdm_dist.files import remove_leftovers, write_json
-from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.examples import CouplingExamples, DataExamples
 from imdm_dist.objectives.objective import build_objective
 from imdm_dist.objectives.validation import validation_nelbo
 from imdm_dist.parallel.environment import Place
 from imdm_dist.parallel.failure import agree, all_fail_together, own_log
 from imdm_dist.parallel.replicas import check_replicas
 from imdm_dist.parallel.topology import Topology, joined
+from imdm_dist.planning.flops import step_flops
 from imdm_dist.provenance import versions
 from imdm_dist.training.blocks import prepare_blocks
-from imdm_dist.training.checkpoint import TOKENIZER
 from imdm_dist.training.determinism import make_deterministic
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
+from imdm_dist.training.feed import Prefetched, seed_dropout
+from imdm_dist.training.folder import only_writer, prepare_folder
 from imdm_dist.training.metrics import Meter, MetricsLog, console
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
@@ -44,26 +39,6 @@ BF16 = torch.bfloat16
 def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Rate of optimizer step `step` (0 is the first): a linear warm-up, then constant."""
     return config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
-
-
-class Prefetched:
-    """Micro-batches of steps first to last - 1, each step's made while the one before it runs."""
-
-    def __init__(self, examples: DataExamples | CouplingExamples, first: int, last: int) -> None:
-        self.examples, self.first, self.last = examples, first, last
-        self.waited = 0.0
-        """Seconds that the last step's batches were waited for."""
-
-    def __iter__(self) -> Iterator[list[MaskedBatch]]:
-        with ThreadPoolExecutor(1) as maker:
-            ahead = maker.submit(self.examples.step, self.first)
-            for step in range(self.first, self.last):
-                started = time.monotonic()
-                batches = ahead.result()
-                self.waited = time.monotonic() - started
-                if step + 1 < self.last:
-                    ahead = maker.submit(self.examples.step, step + 1)
-                yield batches
 
 
 def train(config: Config, folder: Path | str, place: Place | None = None) -> bool:
@@ -104,32 +79,6 @@ def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
             return _train(run, topology, stop)
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine out of a run folder; the lock goes with the process.
-
-    Raises:
-        ValueError: another process trains in it.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(f"another process trains in {folder}: wait for it, or name another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def prepare_folder(run: Run, about: dict[str, Any]) -> None:
-    """Make the run folder say what the run is; only rank 0 does."""
-    remove_leftovers(run.folder)
-    write_json(run.folder / "config.json", about)
-    if run.data.tokenizer is not None:
-        run.data.tokenizer.save(run.folder / TOKENIZER)
-
-
 def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     """Split the model, wrap it in an engine, and bring both to where the run stands."""
     config = run.config
@@ -160,7 +109,8 @@ def _train(run: Run, topology: Topology, stop: StopRequest) -> bool:
     engine, state = build(run, topology)
     objective = state.objective
     log = MetricsLog(folder, run.done, settings.wandb, about) if topology.first else None
-    meter = Meter(settings.global_batch, run.data.train.length, topology, settings.max_skipped)
+    flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)
+    meter = Meter(settings.global_batch, run.data.train.length, topology, flops, settings.max_skipped)
     bar = tqdm(
         total=run.last,
         initial=run.done,
@@ -221,11 +171,3 @@ def _train(run: Run, topology: Topology, stop: StopRequest) -> bool:
     if not finished:
         stop.report(folder, done, run.last)
     return finished
-
-
-def seed_dropout(batch: MaskedBatch) -> None:
-    """Make dropout a function of the run's seed and the micro-batch's first example: nothing of it need be saved.
-
-    Ranks that share a model draw the same, ranks that see different data do not.
-    """
-    torch.manual_seed(int(batch.draw_seed_B[0]))

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import torch
 
+from imdm_dist.device import peak_flops
 from imdm_dist.files import publish_file, read_json, write_json
 from imdm_dist.parallel.topology import Topology
+from imdm_dist.planning.flops import StepFlops
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
@@ -45,11 +47,13 @@ class Meter:
         examples: of a step, over all ranks.
         length: tokens of an example.
         topology: losses are shares of the data-parallel ranks; they stay on the device until the interval ends.
-        max_skipped: steps in a row without a finite gradient, after which `lap` raises.
+        flops: operations of a step over all ranks, by part.
+        max_skipped: steps in a row without a finite gradient, after which `check` raises.
     """
 
-    def __init__(self, examples: int, length: int, topology: Topology, max_skipped: int) -> None:
+    def __init__(self, examples: int, length: int, topology: Topology, flops: StepFlops, max_skipped: int) -> None:
         self.examples, self.length, self.topology, self.max_skipped = examples, length, topology, max_skipped
+        self.flops, self._peak = flops, peak_flops(topology.device)
         self.save_stall = 0.0
         """Seconds that training waited for the last checkpoint; the next lap tells and forgets them."""
         self._in_a_row = 0
@@ -78,7 +82,9 @@ class Meter:
 
     def lap(self) -> dict[str, Any]:
         """What the interval gave: mean loss, the last gradient norm, tokens a second, seconds waited for data, peak
-        memory in GB of this rank, and which steps were skipped because their gradient was not finite.
+        memory in GB of this rank, and which steps were skipped because their gradient was not finite. Where the peak
+        of the device is known also the share of it that is used: in all, and by the backbone without the head; what
+        is computed a second time in backward counts for nothing.
 
         Skipped steps changed nothing and are left out of the mean; each is listed with the numbers of its examples in
         the run's data order.
@@ -95,6 +101,10 @@ class Meter:
             "data_wait_s": round(self._data_wait, 4),
             "memory_gb": round(peak_memory(self.topology.device) / 1e9, 3),
         }
+        if self._peak:
+            able = self._peak * self.topology.world * seconds / len(losses)
+            useful = self.flops.backbone + self.flops.teacher
+            line["mfu"], line["mfu_backbone"] = (useful + self.flops.head) / able, useful / able
         if self.save_stall:
             line["save_stall_s"], self.save_stall = round(self.save_stall, 4), 0.0
         skipped = [step for step, is_good in zip(self._steps, finite, strict=True) if not is_good]

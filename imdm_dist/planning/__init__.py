@@ -1,0 +1,1 @@
+"""What a run will need, before anything is started: parameters, memory, work and time, from settings alone."""

@@ -1,0 +1,179 @@
+"""Memory of one rank, by part and by phase of an optimizer step.
+
+What DeepSpeed 0.19 allocates is taken from its source (`runtime/engine.py`, `runtime/zero/stage_1_and_2.py`,
+`runtime/zero/stage3.py`) and checked by measurement; so is what torch does (`activations.py`). `P` below is the
+number of parameters of a tensor-parallel rank, `dp` that of data-parallel ranks, and sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from imdm_dist.config.schema import Config
+from imdm_dist.planning.activations import FP32, Activations, Device, activations, widths
+from imdm_dist.planning.flops import run_steps
+from imdm_dist.planning.parameters import Parameters, count_parameters
+
+PHASES = ("forward", "loss", "backward", "reduce", "update")
+"""End of forward; gradient of the loss; gradient of the blocks; reduction of gradients over ranks; optimizer."""
+REDUCE_BUCKET = 500_000_000
+"""Numbers in ZeRO's buffer for reducing gradients (reduce_bucket_size): on a GPU it is there in full."""
+REDUCED_AT_A_TIME = 500_000_000
+"""Numbers that are reduced together without ZeRO."""
+LIVE_PARAMETERS = 1_000_000_000
+"""Gathered parameters that ZeRO 3 lets live at a time (stage3_max_live_parameters)."""
+BASE: dict[Device, int] = {"cpu": 500_000_000, "cuda": 1_000_000_000}
+"""Of a process before there is a model: libraries; on a GPU its context and the workspaces of cuBLAS."""
+NCCL = 1_000_000_000
+"""Buffers of NCCL, where there are several GPUs."""
+
+ByPhase = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the rank that needs most."""
+
+    parts: Mapping[str, ByPhase]
+    """By part, in the order of `PHASES`."""
+    host: int
+    """Bytes of host memory beside a GPU: offloaded state, and the copy an asynchronous checkpoint is written from."""
+    checkpoint: int
+    """Bytes of a checkpoint on disk, all ranks together."""
+
+    @property
+    def totals(self) -> ByPhase:
+        """Sums over parts."""
+        sums = [sum(phases) for phases in zip(*self.parts.values(), strict=True)]
+        return sums[0], sums[1], sums[2], sums[3], sums[4]
+
+    @property
+    def peak(self) -> int:
+        """The largest total."""
+        return max(self.totals)
+
+
+def rank_memory(
+    config: Config, vocab_size: int, world: int, micro_batch: int, micro_batches: int, device: Device
+) -> Memory:
+    """Memory of one of `world` ranks.
+
+    Args:
+        micro_batch: examples in one forward pass.
+        micro_batches: forward passes in an optimizer step.
+    """
+    engine, tp = config.engine, config.engine.tensor_parallel
+    count = count_parameters(config.model, vocab_size, tp)
+    dp = world // tp
+    shard = -(-count.rank // dp) if engine.zero_stage else count.rank
+    live = activations(config, vocab_size, micro_batch, worst_masked_share(config, micro_batch), device)
+    on_device = not (engine.offload_optimizer and device == "cuda")
+    state = {
+        "fp32 masters": FP32 * shard if engine.zero_stage else 0,
+        "optimizer state": 2 * FP32 * shard,
+        "EMA": FP32 * shard,
+    }
+    teacher = widths(config).weight * count.rank if config.objective.kind == "sdtt" else 0
+    staged = FP32 * count.rank * (5 if teacher else 4) // dp if _saves_aside(config) else 0
+    parts: dict[str, ByPhase] = {
+        "weights": _weights(config, count, shard, dp),
+        "bf16 copies of weights": _copies(config, count),
+        "gradients": _gradients(config, count, shard, micro_batches > 1),
+        **{name: _always(size if on_device else 0) for name, size in state.items()},
+        "SDTT teacher": _always(teacher),
+        "activations": _kept(live),
+        "loss chunk": (live.rows + live.loss_forward, live.rows + live.loss_backward, 0, 0, 0),
+        "ZeRO buffers": _buffers(config, count, shard, dp, device),
+        "checkpoint copy": _always(staged if device == "cpu" else 0),
+        "framework": _always(BASE[device] + (NCCL if device == "cuda" and world > 1 else 0)),
+    }
+    host = 0
+    if device == "cuda":
+        # Offloaded: masters, moments, EMA, their gradient, and a copy in the width of the weights.
+        host = staged + (0 if on_device else sum(state.values()) + (FP32 + widths(config).weight) * shard)
+    checkpoint = FP32 * count_parameters(config.model, vocab_size).total * (5 if teacher else 4)
+    return Memory(parts, host, checkpoint)
+
+
+def worst_masked_share(config: Config, micro_batch: int) -> float:
+    """Share of positions masked in the micro-batch that has most.
+
+    Times are stratified over the global batch in order, so its last micro-batch has the highest. The times of a
+    perturbed coupling are those of its pairs, independent: three standard deviations of their mean are taken.
+    """
+    if config.objective.kind == "redi" and config.coupling.kind == "perturbed":
+        return min(1.0, 0.5 + 3 * (1 / 12 / micro_batch) ** 0.5)
+    return 1 - micro_batch / (2 * config.train.global_batch)
+
+
+def _saves_aside(config: Config) -> bool:
+    """Whether a checkpoint is ever written from a copy: the last one is not."""
+    return config.train.async_save and not 0 < run_steps(config) <= config.train.save_every
+
+
+def _always(size: int) -> ByPhase:
+    return size, size, size, size, size
+
+
+def _weights(config: Config, count: Parameters, shard: int, dp: int) -> ByPhase:
+    """ZeRO 3 keeps a shard and gathers the rest, which its settings let live from forward to the end of backward."""
+    width = widths(config).weight
+    if config.engine.zero_stage < 3 or dp == 1:
+        return _always(width * count.rank)
+    own, gathered = width * shard, width * (shard + min(count.rank, LIVE_PARAMETERS))
+    return gathered, gathered, gathered, gathered, own
+
+
+def _copies(config: Config, count: Parameters) -> ByPhase:
+    """Autocast makes them in forward; backward has those that autograd kept."""
+    if config.engine.precision != "autocast":
+        return _always(0)
+    head = 2 * count.rank_head
+    # megatron-core's layers keep the float32 weight instead, and recomputed blocks keep nothing.
+    few = config.engine.recompute or config.engine.tensor_parallel > 1
+    made = head if config.engine.tensor_parallel > 1 else 2 * count.rank_linear
+    kept = head if few else made
+    return made, kept, kept - head, 0, 0
+
+
+def _gradients(config: Config, count: Parameters, shard: int, accumulates: bool) -> ByPhase:
+    """Gradients of parameters, and in the update those that the optimizer works on."""
+    stage, width = config.engine.zero_stage, widths(config).weight
+    whole, part, head = width * count.rank, width * shard, width * count.rank_head
+    if stage == 0:
+        held = whole if accumulates else 0
+        return held, held, held + head, whole, whole
+    # The update flattens the shard's gradients, in float32 on top where they are narrower. Before, their norm is
+    # taken tensor by tensor in float64.
+    wider = 0 if width == FP32 else FP32 * shard
+    norm = 2 * FP32 * min(count.rank_largest, shard)
+    if stage == 3:
+        # A flat gradient of the shard lives always, apart from what the update works on.
+        return part, part, part + head, part, 2 * part + wider
+    held = (whole if stage == 1 else part) if accumulates else 0
+    # ZeRO 1 has all gradients until the end of backward, and what does not fit into its buffer then, too.
+    late = width * max(0, count.rank - REDUCE_BUCKET) if stage == 1 else part if accumulates else 0
+    reduced = part + late
+    return held, held, held + head, reduced, part + max(part + wider, norm)
+
+
+def _kept(live: Activations) -> ByPhase:
+    backward = live.kept + live.one_block + live.moment
+    return live.kept, live.kept, backward, 0, 0
+
+
+def _buffers(config: Config, count: Parameters, shard: int, dp: int, device: Device) -> ByPhase:
+    """Flat buffers that gradients are reduced in. On a CPU only what is written to takes memory."""
+    stage, width = config.engine.zero_stage, widths(config).weight
+    used = width * min(count.rank, REDUCED_AT_A_TIME if stage == 0 else REDUCE_BUCKET)
+    bucket = width * REDUCE_BUCKET if device == "cuda" else used
+    if stage == 0:
+        return 0, 0, 0, used, 0
+    if stage == 3:
+        # A flat copy is reduced; gloo, which has no reduce-scatter, copies what is this rank's once more.
+        return bucket, bucket, bucket, bucket + used + (0 if device == "cuda" else used // dp), bucket
+    # What is in the buffer is flattened for the reduction, and this rank's shard copied out of it afterwards. On a
+    # GPU ZeRO 1 has as much before: the buffer is empty and there in full, and the gradients move into it.
+    beside = used if dp > 1 or (stage == 1 and device == "cuda") else 0
+    return 0, 0, bucket if device == "cuda" else 0, bucket + max(0, beside - width * shard), 0

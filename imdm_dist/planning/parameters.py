@@ -1,0 +1,66 @@
+"""How many parameters a model has, and how many of them a tensor-parallel rank holds.
+
+Counted on a model of the meta device, which has shapes and no memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from imdm_dist.config.schema import ModelConfig
+from imdm_dist.model import DiT
+from imdm_dist.parallel.cuts import cut_of
+
+NOISE_MLP = "vocab_embed.imdm_mlp."
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of parameters."""
+
+    backbone: int
+    """All but the mask embedding, whole."""
+    noise_mlp: int
+    """The mask embedding (the noise MLP of an infinite mask, the rows of a finite one), whole."""
+    rank: int
+    """What a tensor-parallel rank holds of both, padding included."""
+    rank_linear: int
+    """Of these, weights of linear layers: what autocast keeps in bfloat16 as well."""
+    rank_head: int
+    """Of these, the weight of the head."""
+    rank_largest: int
+    """The largest tensor of the rank."""
+
+    @property
+    def total(self) -> int:
+        """Backbone and mask embedding, whole."""
+        return self.backbone + self.noise_mlp
+
+
+@functools.cache
+def count_parameters(model: ModelConfig, vocab_size: int, tensor_parallel: int = 1) -> Parameters:
+    """Count the parameters of a model, and those of one of `tensor_parallel` ranks."""
+    dit = _meta_model(model, vocab_size)
+    linear = {f"{name}.weight" for name, module in dit.named_modules() if isinstance(module, nn.Linear)}
+    whole = {True: 0, False: 0}
+    rank = rank_linear = rank_head = largest = 0
+    for name, parameter in dit.named_parameters():
+        whole[name.startswith(NOISE_MLP)] += parameter.numel()
+        cut = cut_of(name)
+        size = parameter.shape[cut.dim] if cut else 1
+        ours = parameter.numel() // size * (-(-size // tensor_parallel) if cut else 1)
+        rank += ours
+        rank_linear += ours if name in linear else 0
+        rank_head += ours if name == "output_layer.linear.weight" else 0
+        largest = max(largest, ours)
+    return Parameters(whole[False], whole[True], rank, rank_linear, rank_head, largest)
+
+
+@functools.cache
+def _meta_model(model: ModelConfig, vocab_size: int) -> DiT:
+    with torch.device("meta"):
+        return DiT(model, vocab_size, vocab_size - 1)

@@ -1,0 +1,40 @@
+"""What a step is fed with: its micro-batches, made ahead, and the seed of its dropout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from imdm_dist.objectives.batch import MaskedBatch
+from imdm_dist.objectives.examples import CouplingExamples, DataExamples
+
+
+class Prefetched:
+    """Micro-batches of steps first to last - 1, each step's made while the one before it runs."""
+
+    def __init__(self, examples: DataExamples | CouplingExamples, first: int, last: int) -> None:
+        self.examples, self.first, self.last = examples, first, last
+        self.waited = 0.0
+        """Seconds that the last step's batches were waited for."""
+
+    def __iter__(self) -> Iterator[list[MaskedBatch]]:
+        with ThreadPoolExecutor(1) as maker:
+            ahead = maker.submit(self.examples.step, self.first)
+            for step in range(self.first, self.last):
+                started = time.monotonic()
+                batches = ahead.result()
+                self.waited = time.monotonic() - started
+                if step + 1 < self.last:
+                    ahead = maker.submit(self.examples.step, step + 1)
+                yield batches
+
+
+def seed_dropout(batch: MaskedBatch) -> None:
+    """Make dropout a function of the run's seed and the micro-batch's first example: nothing of it need be saved.
+
+    Ranks that share a model draw the same, ranks that see different data do not.
+    """
+    torch.manual_seed(int(batch.draw_seed_B[0]))

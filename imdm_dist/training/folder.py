@@ -1,0 +1,40 @@
+"""A run's folder: one writer at a time, and what says which run it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from imdm_dist.files import remove_leftovers, write_json
+from imdm_dist.training.checkpoint import TOKENIZER
+from imdm_dist.training.setup import Run
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine out of a run folder; the lock goes with the process.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"another process trains in {folder}: wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare_folder(run: Run, about: dict[str, Any]) -> None:
+    """Make the run folder say what the run is; only rank 0 does."""
+    remove_leftovers(run.folder)
+    write_json(run.folder / "config.json", about)
+    if run.data.tokenizer is not None:
+        run.data.tokenizer.save(run.folder / TOKENIZER)

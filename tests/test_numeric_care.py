@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from imdm_dist.config import EngineConfig, OptimizerConfig
+from imdm_dist.model.backbone import Block
 from imdm_dist.objectives import objective
 from imdm_dist.training.checkpoint_files import check
 from imdm_dist.training.loop import train
@@ -138,6 +139,37 @@ def test_a_run_with_another_librarys_optimizer_skips_and_resumes_too(home, curve
     train(replace(config, optimizer=replace(config.optimizer, kind="apex")), home / "apex")
     found = parity.curve(home / "apex")
     assert found.losses == pytest.approx(curves["teacher"].losses, rel=1e-5)
+
+
+def test_apexs_layer_norm_is_taken_where_it_agrees(home, curves, monkeypatch):
+    install(monkeypatch, kernels=True, optimizers=None)
+    module = types.ModuleType("apex.normalization.fused_layer_norm")
+    monkeypatch.setitem(sys.modules, "apex.normalization.fused_layer_norm", module)
+    monkeypatch.setitem(sys.modules, "fused_layer_norm_cuda", types.ModuleType("fused_layer_norm_cuda"))
+    used = []
+    module.fused_layer_norm = lambda x, shape: used.append(1) or torch.nn.functional.layer_norm(x, shape)
+    config = replace(config_of(home, "teacher", Split(), dropout=0.1), engine=EngineConfig(layer_norm="apex"))
+    train(config, home / "apex-norm")
+    assert len(used) > 100
+    assert parity.curve(home / "apex-norm").losses == pytest.approx(curves["teacher"].losses, rel=1e-5)
+    module.fused_layer_norm = lambda x, shape: torch.nn.functional.layer_norm(x, shape, eps=1e-3)
+    with pytest.raises(ValueError, match="engine.layer_norm=apex differs from torch's LayerNorm by"):
+        train(config, home / "apex-norm-2")
+
+
+def test_compiled_blocks_train_the_same(home, curves, monkeypatch):
+    """Traced as for the compiler of the default, and run without it: that takes minutes on a CPU."""
+    compiled = []
+
+    def trace(block):
+        compiled.append(block)
+        torch.nn.Module.compile(block, backend="aot_eager")
+
+    monkeypatch.setattr(Block, "compile", trace)
+    config = replace(config_of(home, "teacher", Split(), dropout=0.1), engine=EngineConfig(compile=True))
+    train(config, home / "compiled")
+    assert len(compiled) == 2
+    assert parity.curve(home / "compiled").losses == pytest.approx(curves["teacher"].losses, rel=1e-5)
 
 
 def test_deepspeeds_kernel_is_refused_without_a_gpu():

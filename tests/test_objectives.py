@@ -10,7 +10,7 @@ from imdm_dist import draws
 from imdm_dist.diffusion.schedule import EPSILON, alpha, nelbo_weight
 from imdm_dist.draws import Purpose
 from imdm_dist.model import Vocabulary
-from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
+from imdm_dist.objectives.batch import build_batch, draw_mask, strata, stratified_time
 from imdm_dist.objectives.nelbo import nelbo
 from imdm_dist.objectives.row_loss import divergence_sum
 from imdm_dist.objectives.sdtt import sdtt
@@ -201,8 +201,17 @@ def test_times_are_stratified_over_the_global_batch():
     seed = draws.derive_seed(0, Purpose.EXAMPLE, torch.arange(64))
     time = stratified_time(seed, 0, 64)
     stratum = ((time - EPSILON) / (1 - EPSILON) * 64).floor().long()
-    assert torch.equal(stratum, torch.arange(64))
+    assert torch.equal(stratum.sort().values, torch.arange(64))
     assert torch.equal(stratified_time(seed[16:32], 16, 64), time[16:32])
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 64, 100, 512])
+def test_every_stratum_comes_once_and_neighbours_are_spread_out(count):
+    found = strata(count)
+    assert torch.equal(found.sort().values, torch.arange(count))
+    if count >= 64:
+        means = (found.double() + 0.5).view(-1, count // 4).mean(dim=1) / count  # four ranks' shares
+        assert float((means - 0.5).abs().max()) < 0.03
 
 
 def test_masks_have_the_rate_of_the_forward_process():

@@ -200,6 +200,20 @@ def test_a_division_of_the_work_does_not_show(runs, stage, split):
     assert all(found[name] <= bound for name, bound in BOUNDS.items()), found
 
 
+ROUNDED = [
+    ("autocast", Split(0, 2, 2, more=(("precision", "autocast"),)), Split(0, 1, 2, more=(("precision", "autocast"),))),
+    ("bf16", Split(1, 2, 4, more=(("precision", "bf16"),)), Split(1, 1, 2, more=(("precision", "bf16"),))),
+    ("offload", Split(2, 1, 2, more=(("offload_optimizer", True),)), Split()),
+]
+
+
+@pytest.mark.parametrize(("mode", "split", "other"), ROUNDED, ids=[case[0] for case in ROUNDED])
+def test_other_modes_agree_to_their_rounding(runs, mode, split, other):
+    bound = {"autocast": 2e-3, "bf16": 2e-2, "offload": 1e-5}[mode]
+    ours, theirs = (curve(runs("teacher", one, steps=8)) for one in (split, other))
+    assert relative(ours.losses, theirs.losses) <= bound
+
+
 RESUMED = [
     ("teacher", Split(), Split(3, 2, 4)),
     ("teacher", Split(3, 2, 4), Split(1, 1, 2)),

@@ -177,6 +177,8 @@ class EngineConfig:
     """Activation checkpointing: keep only each block's input and compute the block again in backward."""
     compile: bool = False
     """torch.compile each block."""
+    layer_norm: Literal["torch", "apex"] = "torch"
+    """Whose LayerNorm: torch's, or NVIDIA apex's fused one, where it imports and agrees."""
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (needs zero_stage >= 1)."""
 

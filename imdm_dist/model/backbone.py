@@ -31,7 +31,11 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return F.layer_norm(x.float(), x.shape[-1:]) * self.weight
+            return self.normalise(x.float()) * self.weight
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """To mean 0 and variance 1 along the last axis."""
+        return F.layer_norm(x, x.shape[-1:])
 
 
 class Rotary(nn.Module):

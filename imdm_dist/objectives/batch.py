@@ -9,6 +9,7 @@ Shape suffixes: B batch, L length, M masked rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +57,18 @@ class MaskedBatch:
         return self.time_B[self.masked.flat_M // self.x_BL.shape[1]]
 
 
+def strata(global_batch: int) -> Tensor:
+    """A stratum for each place of a global batch, int64 [global_batch]: every one once, any neighbours spread out.
+
+    Ranks and micro-batches take neighbouring places, and what they have to do grows with time: in order, the last
+    would have twice the mean. Steps of the golden section give all nearly the same.
+    """
+    stride = max(1, round(global_batch * (math.sqrt(5) - 1) / 2))
+    while math.gcd(stride, global_batch) > 1:
+        stride += 1
+    return torch.arange(global_batch) * stride % global_batch
+
+
 def stratified_time(draw_seed_B: Tensor, first: int, global_batch: int) -> Tensor:
     """Times in [1e-3, 1], one in each of `global_batch` equal strata (MDLM's antithetic sampling, globally).
 
@@ -66,8 +79,8 @@ def stratified_time(draw_seed_B: Tensor, first: int, global_batch: int) -> Tenso
     Returns:
         float64 [B].
     """
-    place_B = torch.arange(first, first + len(draw_seed_B), dtype=torch.float64)
-    unit_B = (place_B + draws.uniform(draw_seed_B, Purpose.TIME, 0)) / global_batch
+    stratum_B = strata(global_batch)[first : first + len(draw_seed_B)].double()
+    unit_B = (stratum_B + draws.uniform(draw_seed_B, Purpose.TIME, 0)) / global_batch
     return EPSILON + (1 - EPSILON) * unit_B
 
 

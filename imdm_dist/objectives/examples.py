@@ -44,15 +44,17 @@ def cut_batch(global_batch: int, micro_batch: int, rank: int = 0, world: int = 1
         ValueError: the sizes do not divide.
     """
     if global_batch % world:
+        below = global_batch - global_batch % world
         raise ValueError(
-            f"train.global_batch={global_batch} is no multiple of the {world} data-parallel ranks: change it"
+            f"train.global_batch={global_batch} is no multiple of the {world} data-parallel ranks: "
+            f"set it to {below or world} or {below + world}"
         )
     count = global_batch // world
     micro_batch = micro_batch or count
     if count % micro_batch:
         raise ValueError(
-            f"engine.micro_batch={micro_batch} does not divide the {count} examples of a rank "
-            f"(train.global_batch={global_batch}): set it to a divisor, or to 0 for all at once"
+            f"engine.micro_batch={micro_batch} does not divide the {count} examples of a rank: set it to one of "
+            + ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
         )
     return Cut(global_batch, rank * count, count, micro_batch)
 

@@ -10,6 +10,7 @@ import warnings
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imdm_dist.model import DiT
@@ -21,13 +22,21 @@ from imdm_dist.parallel.vocabulary import SplitVocabulary
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it says at length what it could do with other packages
     from megatron.core import ModelParallelConfig
-    from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+    from megatron.core.tensor_parallel import (
+        ColumnParallelLinear,
+        RowParallelLinear,
+        VocabParallelEmbedding,
+        copy_to_tensor_model_parallel_region,
+        reduce_from_tensor_model_parallel_region,
+    )
 
 
 class _Column(ColumnParallelLinear):
     """Columns of the output are divided; what comes out is this rank's."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.is_autocast_enabled("cpu"):  # the library's own product knows autocast on GPUs alone
+            return F.linear(copy_to_tensor_model_parallel_region(x, group=self.tp_group), self.weight, self.bias)
         return super().forward(x)[0]
 
 
@@ -35,6 +44,9 @@ class _Row(RowParallelLinear):
     """Columns of the input are divided; what comes out is the sum over ranks."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.is_autocast_enabled("cpu"):
+            total = reduce_from_tensor_model_parallel_region(F.linear(x, self.weight), group=self.tp_group)
+            return total if self.bias is None else total + self.bias
         return super().forward(x)[0]
 
 

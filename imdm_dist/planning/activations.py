@@ -47,8 +47,8 @@ class Activations:
 
     blocks: int
     """Kept by the blocks until backward: all their tensors, or with recompute their inputs."""
-    one_block: int
-    """With recompute, what the block that is being computed again holds; else 0."""
+    block: int
+    """All tensors of one block: with recompute there in backward, beside the inputs of the others."""
     moment: int
     """Gradients within a block, beyond what its backward has freed by then."""
     masks: int
@@ -89,7 +89,7 @@ def activations(config: Config, vocab_size: int, micro_batch: int, masked_share:
     scores = 0 if fused_attention(config, device) else 3 * tokens * config.data.length * model.n_heads * w.product
     return Activations(
         blocks=int(model.n_blocks * (inputs if recompute else block)),
-        one_block=int(block) if recompute else 0,
+        block=int(block),
         moment=(tokens * model.hidden_dim * 4 * w.product + scores) // tp,
         masks=masks,
         rows=masked * model.hidden_dim * _per_row(config) + chunk * model.hidden_dim * _per_chunk_row(config),

@@ -11,7 +11,6 @@ the peak of torch's allocator. Prints one line of JSON for each rank.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import tempfile
 from dataclasses import replace
@@ -23,6 +22,7 @@ import torch
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, MaskConfig, ModelConfig, load_config
 from imdm_dist.data import Dataset, TokenFile
+from imdm_dist.device import steady_allocator
 from imdm_dist.model import DiT
 from imdm_dist.objectives.examples import DataExamples, cut_batch
 from imdm_dist.parallel.topology import Topology, start
@@ -31,12 +31,6 @@ from imdm_dist.training.setup import Run
 
 STEPS = 2
 """Optimizer state exists from the first update on, so the second step shows the peak."""
-
-
-def steady_allocator() -> None:
-    """Have glibc give memory back as it is freed; by default it keeps what was once freed in growing pieces."""
-    mmap_threshold = -3
-    ctypes.CDLL(None).mallopt(mmap_threshold, 128 * 1024)
 
 
 def resident(name: str) -> int:

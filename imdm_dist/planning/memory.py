@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imdm_dist.config.schema import Config
+from imdm_dist.objectives.batch import strata
+from imdm_dist.objectives.flops import run_steps
 from imdm_dist.planning.activations import FP32, Activations, Device, activations, widths
-from imdm_dist.planning.flops import run_steps
 from imdm_dist.planning.parameters import Parameters, count_parameters
+from imdm_dist.training.engine import BUCKET
 
-PHASES = ("forward", "loss", "backward", "reduce", "update")
-"""End of forward; gradient of the loss; gradient of the blocks; reduction of gradients over ranks; optimizer."""
-REDUCE_BUCKET = 500_000_000
-"""Numbers in ZeRO's buffer for reducing gradients (reduce_bucket_size): on a GPU it is there in full."""
-REDUCED_AT_A_TIME = 500_000_000
-"""Numbers that are reduced together without ZeRO."""
+PHASES = ("forward", "loss", "last block", "first block", "reduce", "update")
+"""End of forward; backward of the loss, of the last block and, as the last, of the first; reduction of gradients over
+ranks; optimizer."""
 LIVE_PARAMETERS = 1_000_000_000
 """Gathered parameters that ZeRO 3 lets live at a time (stage3_max_live_parameters)."""
 BASE: dict[Device, int] = {"cpu": 500_000_000, "cuda": 1_000_000_000}
@@ -28,7 +27,7 @@ BASE: dict[Device, int] = {"cpu": 500_000_000, "cuda": 1_000_000_000}
 NCCL = 1_000_000_000
 """Buffers of NCCL, where there are several GPUs."""
 
-ByPhase = tuple[int, int, int, int, int]
+ByPhase = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class Memory:
     @property
     def totals(self) -> ByPhase:
         """Sums over parts."""
-        sums = [sum(phases) for phases in zip(*self.parts.values(), strict=True)]
-        return sums[0], sums[1], sums[2], sums[3], sums[4]
+        return tuple(sum(sizes) for sizes in zip(*self.parts.values(), strict=True))
 
     @property
     def peak(self) -> int:
@@ -82,8 +80,8 @@ def rank_memory(
         "gradients": _gradients(config, count, shard, micro_batches > 1),
         **{name: _always(size if on_device else 0) for name, size in state.items()},
         "SDTT teacher": _always(teacher),
-        "activations": _kept(live),
-        "loss chunk": (live.rows + live.loss_forward, live.rows + live.loss_backward, 0, 0, 0),
+        "activations": _kept(config, live),
+        "loss chunk": (live.rows + live.loss_forward, live.rows + live.loss_backward, 0, 0, 0, 0),
         "ZeRO buffers": _buffers(config, count, shard, dp, device),
         "checkpoint copy": _always(staged if device == "cpu" else 0),
         "framework": _always(BASE[device] + (NCCL if device == "cuda" and world > 1 else 0)),
@@ -99,12 +97,13 @@ def rank_memory(
 def worst_masked_share(config: Config, micro_batch: int) -> float:
     """Share of positions masked in the micro-batch that has most.
 
-    Times are stratified over the global batch in order, so its last micro-batch has the highest. The times of a
+    Times are stratified over the global batch, each micro-batch with its own spread of strata. The times of a
     perturbed coupling are those of its pairs, independent: three standard deviations of their mean are taken.
     """
     if config.objective.kind == "redi" and config.coupling.kind == "perturbed":
         return min(1.0, 0.5 + 3 * (1 / 12 / micro_batch) ** 0.5)
-    return 1 - micro_batch / (2 * config.train.global_batch)
+    batch = config.train.global_batch
+    return float((strata(batch).double() + 0.5).view(-1, micro_batch).mean(dim=1).max()) / batch
 
 
 def _saves_aside(config: Config) -> bool:
@@ -113,7 +112,7 @@ def _saves_aside(config: Config) -> bool:
 
 
 def _always(size: int) -> ByPhase:
-    return size, size, size, size, size
+    return (size,) * len(PHASES)
 
 
 def _weights(config: Config, count: Parameters, shard: int, dp: int) -> ByPhase:
@@ -122,7 +121,7 @@ def _weights(config: Config, count: Parameters, shard: int, dp: int) -> ByPhase:
     if config.engine.zero_stage < 3 or dp == 1:
         return _always(width * count.rank)
     own, gathered = width * shard, width * (shard + min(count.rank, LIVE_PARAMETERS))
-    return gathered, gathered, gathered, gathered, own
+    return gathered, gathered, gathered, gathered, gathered, own
 
 
 def _copies(config: Config, count: Parameters) -> ByPhase:
@@ -134,7 +133,7 @@ def _copies(config: Config, count: Parameters) -> ByPhase:
     few = config.engine.recompute or config.engine.tensor_parallel > 1
     made = head if config.engine.tensor_parallel > 1 else 2 * count.rank_linear
     kept = head if few else made
-    return made, kept, kept - head, 0, 0
+    return made, kept, kept - head, (kept - head) // config.model.n_blocks, 0, 0
 
 
 def _gradients(config: Config, count: Parameters, shard: int, accumulates: bool) -> ByPhase:
@@ -143,37 +142,40 @@ def _gradients(config: Config, count: Parameters, shard: int, accumulates: bool)
     whole, part, head = width * count.rank, width * shard, width * count.rank_head
     if stage == 0:
         held = whole if accumulates else 0
-        return held, held, held + head, whole, whole
+        return held, held, held + head, whole, whole, whole
     # The update flattens the shard's gradients, in float32 on top where they are narrower. Before, their norm is
     # taken tensor by tensor in float64.
     wider = 0 if width == FP32 else FP32 * shard
     norm = 2 * FP32 * min(count.rank_largest, shard)
     if stage == 3:
         # A flat gradient of the shard lives always, apart from what the update works on.
-        return part, part, part + head, part, 2 * part + wider
+        return part, part, part + head, part, part, 2 * part + wider
     held = (whole if stage == 1 else part) if accumulates else 0
     # ZeRO 1 has all gradients until the end of backward, and what does not fit into its buffer then, too.
-    late = width * max(0, count.rank - REDUCE_BUCKET) if stage == 1 else part if accumulates else 0
+    late = width * max(0, count.rank - BUCKET) if stage == 1 else part if accumulates else 0
     reduced = part + late
-    return held, held, held + head, reduced, part + max(part + wider, norm)
+    return held, held, held + head, whole if stage == 1 else held, reduced, part + max(part + wider, norm)
 
 
-def _kept(live: Activations) -> ByPhase:
-    backward = live.kept + live.one_block + live.moment
-    return live.kept, live.kept, backward, 0, 0
+def _kept(config: Config, live: Activations) -> ByPhase:
+    again = live.block if config.engine.recompute else 0
+    first = live.block + live.masks + live.moment
+    return live.kept, live.kept, live.kept + again + live.moment, first, 0, 0
 
 
 def _buffers(config: Config, count: Parameters, shard: int, dp: int, device: Device) -> ByPhase:
     """Flat buffers that gradients are reduced in. On a CPU only what is written to takes memory."""
     stage, width = config.engine.zero_stage, widths(config).weight
-    used = width * min(count.rank, REDUCED_AT_A_TIME if stage == 0 else REDUCE_BUCKET)
-    bucket = width * REDUCE_BUCKET if device == "cuda" else used
     if stage == 0:
-        return 0, 0, 0, used, 0
+        flat = width * min(count.rank, BUCKET + count.rank_largest) if dp > 1 else 0
+        return 0, 0, 0, 0, flat, 0
+    used = width * min(count.rank, BUCKET)
+    bucket = width * BUCKET if device == "cuda" else used
     if stage == 3:
         # A flat copy is reduced; gloo, which has no reduce-scatter, copies what is this rank's once more.
-        return bucket, bucket, bucket, bucket + used + (0 if device == "cuda" else used // dp), bucket
+        return bucket, bucket, bucket, bucket, bucket + used + (0 if device == "cuda" else used // dp), bucket
     # What is in the buffer is flattened for the reduction, and this rank's shard copied out of it afterwards. On a
     # GPU ZeRO 1 has as much before: the buffer is empty and there in full, and the gradients move into it.
     beside = used if dp > 1 or (stage == 1 and device == "cuda") else 0
-    return 0, 0, bucket if device == "cuda" else 0, bucket + max(0, beside - width * shard), 0
+    first = bucket if device == "cuda" or stage == 2 else 0
+    return 0, 0, bucket if device == "cuda" else 0, first, bucket + max(0, beside - width * shard), 0

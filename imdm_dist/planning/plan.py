@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from imdm_dist.config.schema import Config, require
+from imdm_dist.objectives.examples import cut_batch
+from imdm_dist.objectives.flops import PairCost, StepFlops, pair_cost, run_steps, step_flops
 from imdm_dist.parallel.topology import check_topology
 from imdm_dist.planning.activations import Device
-from imdm_dist.planning.flops import PairCost, StepFlops, pair_cost, run_steps, step_flops
 from imdm_dist.planning.memory import Memory, rank_memory
 from imdm_dist.planning.parameters import Parameters, count_parameters
 from imdm_dist.planning.remedy import Remedy, first_remedy
@@ -177,22 +178,9 @@ def split_batch(config: Config, world: int) -> tuple[int, int]:
         ValueError: ranks, heads or batches do not divide; the message names numbers that would work.
     """
     check_topology(world, config.engine.tensor_parallel, config.model)
-    ranks, batch = world // config.engine.tensor_parallel, config.train.global_batch
-    if batch % ranks:
-        near = [size for size in (batch - batch % ranks, batch - batch % ranks + ranks) if size]
-        raise ValueError(
-            f"train.global_batch={batch} is no multiple of the {ranks} data-parallel ranks: "
-            f"set it to {' or '.join(map(str, near))}"
-        )
-    count = batch // ranks
-    micro_batch = config.engine.micro_batch or count
-    if count % micro_batch:
-        able = [size for size in range(1, count + 1) if count % size == 0]
-        raise ValueError(
-            f"engine.micro_batch={micro_batch} does not divide the {count} examples of a rank: "
-            f"set it to one of {', '.join(map(str, able))}"
-        )
-    return micro_batch, count // micro_batch
+    ranks = world // config.engine.tensor_parallel
+    cut = cut_batch(config.train.global_batch, config.engine.micro_batch, 0, ranks)
+    return cut.micro_batch, len(cut.pieces)
 
 
 def with_pairs(config: Config, pairs: int | None) -> Config:

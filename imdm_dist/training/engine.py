@@ -27,7 +27,7 @@ from imdm_dist.training.optimizers import build_optimizer
 
 Quantity = Literal["weights", "exp_avg", "exp_avg_sq"]
 BUCKET = 2**26
-"""Gradient elements that are reduced together without ZeRO."""
+"""Gradient elements that are reduced together; with ZeRO a buffer of that many is kept."""
 QUANTITIES: tuple[Quantity, ...] = ("weights", "exp_avg", "exp_avg_sq")
 
 
@@ -107,6 +107,8 @@ class Engine:
                 "gradient_clipping": 0.0 if self._clips_here else optimizer.clip,
                 "zero_optimization": {
                     "stage": config.zero_stage,
+                    "reduce_bucket_size": BUCKET,
+                    "allgather_bucket_size": BUCKET,
                     **({"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}),
                 },
                 "zero_force_ds_cpu_optimizer": False,

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config, OptimizerConfig
+from imdm_dist.device import steady_allocator
+from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.objective import build_objective
 from imdm_dist.objectives.validation import validation_nelbo
 from imdm_dist.parallel.environment import Place
 from imdm_dist.parallel.failure import agree, all_fail_together, own_log
 from imdm_dist.parallel.replicas import check_replicas
 from imdm_dist.parallel.topology import Topology, joined
-from imdm_dist.planning.flops import step_flops
 from imdm_dist.provenance import versions
 from imdm_dist.training.blocks import prepare_blocks
 from imdm_dist.training.determinism import make_deterministic
@@ -58,6 +59,7 @@ def train(config: Config, folder: Path | str, place: Place | None = None) -> boo
     """
     # Squares of small gradients are denormal numbers, on which a CPU is a hundred times slower.
     torch.set_flush_denormal(True)
+    steady_allocator()
     if config.train.deterministic:
         make_deterministic()
     folder = Path(folder)

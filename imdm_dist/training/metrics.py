@@ -17,8 +17,8 @@ import torch
 
 from imdm_dist.device import peak_flops
 from imdm_dist.files import publish_file, read_json, write_json
+from imdm_dist.objectives.flops import StepFlops
 from imdm_dist.parallel.topology import Topology
-from imdm_dist.planning.flops import StepFlops
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:

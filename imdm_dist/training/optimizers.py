@@ -1,19 +1,17 @@
 """The optimizer: torch's fused AdamW, or another library's where it is there and agrees with torch's.
 
-NVIDIA apex is no dependency, and what the package index calls apex is another project: symbols are imported one by
-one, and what is found must take the same step as torch's before it is trusted.
+What is found must take the same steps as torch's before it is trusted.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any
 
 import torch
 from torch import nn
 
 from imdm_dist.config.schema import OptimizerConfig
+from imdm_dist.training.apex import find_apex
 
 TOLERANCE = 1e-6
 """Largest difference of a weight of size about one after some steps at a rate of 1e-2."""
@@ -38,23 +36,13 @@ def find_fused(kind: str) -> Any:
     Raises:
         ValueError: it cannot be imported; the message says what is there instead.
     """
-    remedy = "set optimizer.kind=torch"
     if kind == "deepspeed":
         from deepspeed.ops.adam import FusedAdam
 
         if not torch.cuda.is_available():
-            raise ValueError(f"optimizer.kind=deepspeed needs a GPU, whose kernel it compiles: {remedy}")
+            raise ValueError("optimizer.kind=deepspeed needs a GPU, whose kernel it compiles: set optimizer.kind=torch")
         return FusedAdam
-    if importlib.util.find_spec("apex") is None:
-        raise ValueError(f"optimizer.kind=apex needs NVIDIA apex, built from its source with CUDA: or {remedy}")
-    try:
-        importlib.import_module("amp_C")
-        return importlib.import_module("apex.optimizers").FusedAdam
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"the installed package apex has no fused Adam ({error}): it is another project of that name, or NVIDIA's "
-            f"built without CUDA; build it from NVIDIA's source, or {remedy}"
-        ) from None
+    return find_apex("apex.optimizers", "FusedAdam", "amp_C", "optimizer.kind")
 
 
 def check_agrees(config: OptimizerConfig, fused: Any, device: torch.device, steps: int = 5) -> None:

@@ -14,6 +14,7 @@ from imdm_dist.config import ModelConfig, TrainConfig
 from imdm_dist.model import DiT, Vocabulary, masked_rows
 from imdm_dist.objectives.row_loss import divergence_sum
 from imdm_dist.parallel.cuts import Cut, cut_of, join, share
+from imdm_dist.parallel.environment import Place, place_of_this_process
 from imdm_dist.parallel.topology import check_topology, joined
 from tests import parity
 from tests.parity import Split, bits_equal, config_of, curve, cut_off, difference, middle, relative
@@ -285,3 +286,55 @@ def test_resume_settings(home, tmp_path):
     with pytest.raises(ValueError, match="no run or checkpoint"):
         to_resume(str(tmp_path / "nowhere"), tmp_path)
     assert TrainConfig().resume == "auto"
+
+
+def test_a_run_may_go_on_in_another_folder(home, runs):
+    from imdm_dist.training.loop import train
+
+    whole = runs("redi", Split())
+    config = config_of(home, "redi", Split())
+    config = replace(config, train=replace(config.train, resume=str(whole / f"step-{middle(parity.STEPS):08d}")))
+    train(config, home / "elsewhere")
+    assert bits_equal(curve(home / "elsewhere"), curve(whole))
+
+
+# --- launches
+
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Place()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1, "env://")),
+        # A batch script and a single task are one process each.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, Place()),
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
+    ],
+)
+def test_launchers_are_recognised(monkeypatch, environment, expected):
+    for name in LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place_of_this_process() == expected
+
+
+def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(monkeypatch, tmp_path):
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho node7\necho node9\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name in LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+    step = {"STEP_ID": "1", "STEP_NUM_TASKS": "4", "PROCID": "2", "LOCALID": "0", "STEP_NODELIST": "node[7,9]"}
+    for name, value in step.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    places = []
+    for job in ("1234", "1235"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        places.append(place_of_this_process())
+    assert [(place.rank, place.world, place.local_rank) for place in places] == [(2, 4, 0)] * 2
+    assert all(place.init_method.startswith("tcp://node7:") for place in places)
+    assert places[0].init_method != places[1].init_method

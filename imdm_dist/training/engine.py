@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ class Engine:
             # Else it compiles a shared-memory all-reduce, which training never calls, after probing for compilers.
             vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
         deepspeed.utils.logging.logger.setLevel(logging.WARNING)
+        # It calls functions that torch has given other names; that is for its authors to hear.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self.optimizer_config, self.config, self.topology = optimizer, config, topology
         self.shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
         """Of this rank's tensor-parallel shares."""

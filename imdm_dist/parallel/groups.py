@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import torch.distributed as dist
@@ -18,6 +19,9 @@ def form_groups(tensor_parallel: int) -> tuple[int, ProcessGroup, ProcessGroup]:
     Returns:
         place in the tensor-parallel group, that group, and the data-parallel group.
     """
+    if tensor_parallel > 1:
+        # Lets the sum over ranks overlap the product of the weight's gradient; the library's layers ask for it.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tensor_parallel, create_gloo_process_groups=False
     )

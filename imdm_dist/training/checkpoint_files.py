@@ -67,6 +67,7 @@ def write_pieces(folder: Path, rank: int, world: int, tp_rank: int, pieces: Piec
             part = "" if len(batches) == 1 else f"-{number:03d}"
             file = folder / f"{quantity}{which}{part}.safetensors"
             save_file({name: piece.tensor.contiguous() for name, piece in batch.items()}, file)
+            file.chmod(0o644)  # the library makes files that nobody else may read
             index["files"][file.name] = sha256_file(file)
             index["pieces"][quantity] |= {name: [file.name, tp_rank, piece.start] for name, piece in batch.items()}
     return index

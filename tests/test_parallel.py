@@ -183,7 +183,7 @@ def test_a_split_model_has_the_same_logits_and_names(ranks, kind):
 
 
 SUBSET = [
-    ("teacher", Split(0, 1, 2)),
+    ("teacher", Split(0, 1, 2, micro_batch=2)),
     ("teacher", Split(1, 1, 4, micro_batch=1)),
     ("teacher", Split(2, 1, 2)),
     ("teacher", Split(3, 2, 4)),

@@ -21,6 +21,7 @@ from imdm_dist.device import default_device
 from imdm_dist.evaluation.causal_lm import find_causal_lm, train_evaluator
 from imdm_dist.evaluation.evaluate import Candidate, evaluate
 from imdm_dist.files import hash_json, read_json, sha256_file, write_json
+from imdm_dist.parallel.environment import place_of_this_process
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.rollouts import generate_coupling, worker_count
 from imdm_dist.provenance import versions
@@ -52,9 +53,14 @@ def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dic
         Folder of every stage by name. The same is written to chain.json in the chain's folder.
 
     Raises:
-        ValueError: a stage's settings or inputs do not fit, an evaluator is not to be found, or a stage failed.
+        ValueError: a stage's settings or inputs do not fit, an evaluator is not to be found, or a stage failed; or a
+            launcher started several processes.
     """
     home = Path(root) / chain.name
+    if (ranks := place_of_this_process().world) > 1:
+        raise ValueError(
+            f"a chain runs in one process, this is one of {ranks}: start tools/train.py under the launcher"
+        )
     worker_count(workers)  # what is wrong is said before anything runs
     for stage in chain.stages:
         if stage.evaluator and stage.evaluator not in (other.name for other in chain.stages):

@@ -56,7 +56,7 @@ def redi(base, name, kind, redraw=False):
         model=replace(config.model, mask=MaskConfig(kind=kind, noise_dim=16)),
         objective=ObjectiveConfig(kind="redi", redraw_noise=redraw),
         inputs=InputsConfig(init=str(home / "mdm"), coupling=str(home / "coupling")),
-        train=replace(config.train, steps=350),
+        train=replace(config.train, steps=800),
     )
     train(student, home / name)
     return figures(home / name)

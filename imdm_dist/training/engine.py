@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imdm_dist.config.schema import EngineConfig, OptimizerConfig
@@ -97,6 +98,7 @@ class Engine:
         self.shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
         """Of this rank's tensor-parallel shares."""
         self._adamw = build_optimizer(optimizer, list(backbone.parameters()))
+        self._linear = F.linear
         # Without ZeRO the engine clips but does not tell the norm, so the clipping is done here.
         self._clips_here = config.zero_stage == 0
         self._engine, _, _, _ = deepspeed.initialize(
@@ -258,3 +260,5 @@ class Engine:
     def close(self) -> None:
         """Free what the engine holds."""
         self._engine.destroy()
+        # ZeRO 3 puts its own in place of torch's for the whole process, and leaves it there.
+        F.linear = self._linear

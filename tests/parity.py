@@ -118,7 +118,7 @@ def randomise(checkpoint: Path) -> None:
 
     from safetensors.torch import load_file, save_file
 
-    from imdm_dist.files import sha256_file
+    from imdm_dist.files import hash_json, sha256_file
 
     generator = torch.Generator().manual_seed(3)
     state = json.loads((checkpoint / "state.json").read_text())
@@ -131,7 +131,8 @@ def randomise(checkpoint: Path) -> None:
                 tensors[name] = torch.randn(tensor.shape, generator=generator) * 0.3 + (1.0 if "norm" in name else 0.0)
         save_file(tensors, file)
         state["files"][file.name] = sha256_file(file)
-    (checkpoint / "state.json").write_text(json.dumps(state))
+    del state["checksum"]
+    (checkpoint / "state.json").write_text(json.dumps(state | {"checksum": hash_json(state)}))
 
 
 def run(place: Place, config: Config, folder: str) -> bool:

@@ -1,6 +1,7 @@
 """Training: a run that was cut off ends as one that was not, in every mode; bad checkpoints are named."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -22,11 +23,13 @@ from imdm_dist.config import (
 from imdm_dist.data import prepare
 from imdm_dist.objectives.examples import CouplingExamples, DataExamples, cut_batch
 from imdm_dist.pipeline.rollouts import generate_coupling
+from imdm_dist.training import saver
 from imdm_dist.training.checkpoint import load_model
-from imdm_dist.training.checkpoint_files import newest_checkpoint
+from imdm_dist.training.checkpoint_files import check, newest_checkpoint
 from imdm_dist.training.loop import learning_rate, train
 from imdm_dist.training.metrics import read_metrics
 from imdm_dist.training.setup import open_coupling
+from imdm_dist.training.stop import StopRequest
 
 STEPS = 6
 
@@ -88,8 +91,6 @@ def assert_equal(ours, theirs, tolerance=0.0):
 
 def cut_off_then_resumed(config, whole, broken):
     """Train `whole` in one go, and `broken` from a copy of the other's checkpoint of half way."""
-    import shutil
-
     train(config, whole)
     broken.mkdir()
     shutil.copytree(whole / "step-00000003", broken / "step-00000003")
@@ -202,8 +203,6 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home):
     config = text_config(home)
     folder = home / "forget"
     train(config, folder)
-    import shutil
-
     shutil.rmtree(folder / "step-00000006")
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "lo')  # a line cut off by a kill
@@ -213,8 +212,6 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home):
 
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing file", "no state"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(home, teacher, damage, capsys):
-    import shutil
-
     folder = home / f"damaged-{damage.replace(' ', '-')}"
     shutil.copytree(teacher, folder)
     newest = folder / f"step-{STEPS:08d}"
@@ -234,6 +231,85 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(home, teacher
     assert "step-00000006" in capsys.readouterr().err
     train(text_config(home), folder)
     assert_equal(tensors(folder), tensors(teacher))
+
+
+def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(home, teacher):
+    folder = home / "unreadable"
+    shutil.copytree(teacher, folder)
+    for path in folder.glob("step-*"):
+        (path / "weights.safetensors").unlink()
+    before = (folder / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match="holds checkpoints, but none that can be read"):
+        train(text_config(home), folder)
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_any_flipped_bit_of_the_state_is_noticed(home, teacher, tmp_path):
+    path = tmp_path / "step-00000006"
+    shutil.copytree(teacher / path.name, path)
+    state = path / "state.json"
+    content = state.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    accepted = 0
+    for bit in torch.randint(0, 8 * len(content), (300,), generator=generator).tolist():
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        state.write_bytes(changed)
+        try:
+            check(path)
+        except ValueError:
+            continue
+        accepted += json.loads(changed) != json.loads(content)
+    assert accepted == 0
+
+
+def test_going_back_leaves_later_checkpoints_aside(home, teacher, capsys):
+    folder = home / "back"
+    shutil.copytree(teacher, folder)
+    shutil.copytree(folder / "step-00000003", folder / "step-00000003-backup")  # a user's own
+    config = text_config(home)
+    back = replace(config, train=replace(config.train, resume=str(folder / "step-00000003"), keep_last=1, save_every=1))
+    cut = replace(back, train=replace(back.train, steps=4))
+    train(cut, folder)
+    assert [path.name for path in folder.glob("step-????????")] == ["step-00000004"]
+    assert [path.name[:13] for path in (folder / "set_aside").iterdir()] == ["step-00000006"]
+    assert "the run goes on from step 3: step-00000006 is now" in capsys.readouterr().err
+    shutil.copytree(teacher / "step-00000003", folder / "step-00000003")
+    train(back, folder)  # the same command again goes on from step 4, not from step 3
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4, 5, 6]
+    assert_equal(tensors(folder), tensors(teacher))
+
+
+def test_a_run_that_was_to_begin_anew_goes_on_when_started_again(home):
+    config = text_config(home)
+    anew = replace(config, train=replace(config.train, resume="none"))
+    train(replace(anew, train=replace(anew.train, steps=3)), home / "anew")
+    train(anew, home / "anew")
+    assert newest_checkpoint(home / "anew").step == STEPS
+
+
+def test_a_failed_save_is_tried_again_at_once(home, teacher, monkeypatch, capsys):
+    real, calls = saver.write_pieces, []
+
+    def once(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(saver, "write_pieces", once)
+    config = text_config(home)
+    settings = replace(config.train, steps=60, save_every=20, keep_last=9)
+    train(replace(config, train=settings), home / "again")
+    steps = [int(path.name[5:]) for path in sorted((home / "again").glob("step-*"))]
+    assert steps[1:] == [40, 60] and 20 < steps[0] < 40
+    assert "could not be written ([Errno 28] No space left on device): trying again at step" in capsys.readouterr().err
+
+
+def test_a_stop_that_came_before_the_first_step_starts_nothing(home, monkeypatch):
+    monkeypatch.setattr(StopRequest, "asked", lambda self: True)
+    assert not train(text_config(home), home / "early")
+    assert not list((home / "early").glob("step-*"))
 
 
 def test_retention_keeps_the_newest(home):
@@ -314,7 +390,7 @@ def test_a_run_that_diverged_keeps_its_good_checkpoints(home):
     config = text_config(home)
     config = replace(config, optimizer=replace(config.optimizer, lr=float("inf")))
     settings = replace(config.train, steps=20, log_every=2, save_every=1, max_skipped=4, keep_last=2)
-    with pytest.raises(ValueError, match="of the last 5 steps are not finite.*another folder"):
+    with pytest.raises(ValueError, match="of 5 steps in a row are not finite.*another folder"):
         train(replace(config, train=settings), home / "diverged")
     lines = read_metrics(home / "diverged")
     assert [line["step"] for line in lines] == [2, 4, 6]

@@ -36,7 +36,8 @@ def main() -> None:
     from imdm_dist.planning.plan import Hardware
     from imdm_dist.planning.stages import plan_stages, stages_json, stages_text
 
-    peak = arguments.peak_tflops or {"cuda": 989.0, "cpu": 0.1}[arguments.device]
+    default = {"cuda": 989.0, "cpu": 0.1}[arguments.device]
+    peak = default if arguments.peak_tflops is None else arguments.peak_tflops
     hardware = Hardware(
         gpus=arguments.gpus,
         memory=arguments.gpu_memory * 1e9,

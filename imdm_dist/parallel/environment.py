@@ -55,14 +55,23 @@ def place_of_this_process() -> Place:
         return Place(int(have["RANK"]), int(have["WORLD_SIZE"]), int(have.get("LOCAL_RANK", 0)), "env://")
     # A batch script has SLURM_PROCID too, yet is one process: only the steps of srun know their own task count.
     if "SLURM_STEP_ID" in have and int(have.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        hosts = subprocess.run(
-            ["scontrol", "show", "hostnames", have["SLURM_STEP_NODELIST"]], capture_output=True, text=True, check=True
-        ).stdout.split()
+        host = have.get("MASTER_ADDR") or _first_host(have["SLURM_STEP_NODELIST"])
         port = 20_000 + int(have["SLURM_JOB_ID"]) * 7 % 20_000 + int(have["SLURM_STEP_ID"]) % 7
         return Place(
             int(have["SLURM_PROCID"]),
             int(have["SLURM_STEP_NUM_TASKS"]),
             int(have["SLURM_LOCALID"]),
-            f"tcp://{hosts[0]}:{port}",
+            f"tcp://{host}:{port}",
         )
     return Place()
+
+
+def _first_host(nodes: str) -> str:
+    command = ["scontrol", "show", "hostnames", nodes]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(
+            f"scontrol does not tell the first host of {nodes} ({error}): set MASTER_ADDR to its name, for instance "
+            "where this runs in a container"
+        ) from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from imdm_dist.parallel.topology import Topology
+from imdm_dist.parallel.topology import LINGER, Topology
 
 EXIT_FAILED = 1
 INTERVAL = 1.0
@@ -68,7 +69,10 @@ class Watch:
 
 @contextmanager
 def all_fail_together(topology: Topology) -> Iterator[None]:
-    """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one."""
+    """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one.
+
+    Rank 0 raises on and says what happened; the others leave it to rank 0, in whose store their error is.
+    """
     if topology.world == 1:
         yield
         return
@@ -76,30 +80,37 @@ def all_fail_together(topology: Topology) -> Iterator[None]:
     try:
         yield
         topology.barrier()  # nobody leaves while another may still fail
+    except SystemExit:
+        watch.close()
+        time.sleep(LINGER)
+        raise
     except BaseException as error:
         watch.tell(error)
-        raise
+        if topology.first:
+            raise
+        time.sleep(LINGER)
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else EXIT_FAILED) from error
     watch.close()
 
 
 def agree(topology: Topology, function: Callable[[], T]) -> T:
-    """Call `function` on every rank; where it raises ValueError on any, rank 0 raises the first one and others exit.
+    """Call `function` on every rank; where it raises on any, rank 0 raises the first error and the others exit.
 
     For what users get wrong: all ranks see it, and one line is enough.
     """
-    error: ValueError | None = None
+    error: ValueError | OSError | None = None
     try:
         result = function()
-    except ValueError as raised:
+    except (ValueError, OSError) as raised:
         error = raised
-    errors: list[ValueError | None] = [None] * topology.world
+    errors: list[ValueError | OSError | None] = [None] * topology.world
     dist.all_gather_object(errors, error, group=topology.control)
     first = next((found for found in errors if found is not None), None)
-    if first is None:
-        return result
-    if topology.first:
-        raise first
-    raise SystemExit(2)
+    if first is not None:
+        if topology.first:
+            raise first
+        raise SystemExit(2)
+    return result
 
 
 @contextmanager
@@ -116,6 +127,9 @@ def own_log(topology: Topology, folder: Path) -> Iterator[None]:
     os.close(log)
     try:
         yield
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

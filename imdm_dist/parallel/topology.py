@@ -5,6 +5,7 @@ Groups are megatron-core's. Ranks that share a model are neighbours, so that the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from torch.distributed import ProcessGroup
 
 from imdm_dist.config.schema import ModelConfig
 from imdm_dist.parallel.environment import Place, place_of_this_process
+
+LINGER = 3.0
+"""Seconds that a rank which has to end stays, so that rank 0 can say why: a launcher ends all when the first one exits,
+and a connection that breaks is an error of its own."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ def start(tensor_parallel: int, model: ModelConfig, place: Place | None = None) 
     try:
         check_topology(place.world, tensor_parallel, model)
     except ValueError:
-        if place.rank > 0:  # rank 0 says it for all
+        if place.rank > 0:
+            time.sleep(LINGER)
             raise SystemExit(2) from None
         raise
     place.join()

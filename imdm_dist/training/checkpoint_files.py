@@ -20,10 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imdm_dist.files import read_json, sha256_file
+from imdm_dist.files import hash_json, read_json, sha256_file
 from imdm_dist.parallel.cuts import cut_of, join, share
 
 FORMAT = 2
+PATTERN = "step-" + 8 * "[0-9]"
+"""Names of checkpoint folders; others are not looked at."""
 FILE_BYTES = 256 * 2**20
 """A rank begins a new file after this many bytes: writing one takes that much memory beside what it writes."""
 
@@ -133,16 +135,18 @@ def check(path: Path) -> Checkpoint:
     state = read_json(path / "state.json")
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
+    if state.pop("checksum", None) != hash_json(state):
+        raise ValueError(f"{path / 'state.json'} is damaged: use another checkpoint")
     for name, digest in state["files"].items():
         file = path / name
         if not file.exists() or sha256_file(file) != digest:
-            raise ValueError(f"{file} is missing or damaged: remove {path.name} to go on from an older checkpoint")
+            raise ValueError(f"{file} is missing or damaged: use another checkpoint")
     return Checkpoint(path, state)
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run; broken ones are named on stderr and passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in sorted(folder.glob(PATTERN), reverse=True):
         try:
             return check(path)
         except ValueError as error:

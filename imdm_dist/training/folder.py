@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from imdm_dist.files import remove_leftovers, write_json
 from imdm_dist.training.checkpoint import TOKENIZER
+from imdm_dist.training.saver import set_aside
 from imdm_dist.training.setup import Run
 
 
@@ -32,9 +33,23 @@ def only_writer(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a run folder if it is not there.
+
+    Raises:
+        ValueError: it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise ValueError(f"cannot write in the run folder ({error}): name another one") from None
+
+
 def prepare_folder(run: Run, about: dict[str, Any]) -> None:
     """Make the run folder say what the run is; only rank 0 does."""
     remove_leftovers(run.folder)
+    set_aside(run.folder, run.done)
     write_json(run.folder / "config.json", about)
     if run.data.tokenizer is not None:
         run.data.tokenizer.save(run.folder / TOKENIZER)

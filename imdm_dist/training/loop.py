@@ -28,7 +28,7 @@ from imdm_dist.training.determinism import make_deterministic
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
 from imdm_dist.training.feed import Prefetched, seed_dropout
-from imdm_dist.training.folder import only_writer, prepare_folder
+from imdm_dist.training.folder import make_folder, only_writer, prepare_folder
 from imdm_dist.training.metrics import Meter, MetricsLog, console
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
@@ -76,9 +76,20 @@ def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
             if topology.first:
                 print(f"{folder} is at step {run.done} of {run.last} already", file=sys.stderr)
             return True
-        folder.mkdir(parents=True, exist_ok=True)
-        with only_writer(folder) if topology.first else nullcontext(), own_log(topology, folder):
-            return _train(run, topology, stop)
+        agree(topology, lambda: make_folder(folder))
+        if stop.asked():
+            stop.report(folder, run.done, run.last)
+            return False
+        writer = only_writer(folder) if topology.first else nullcontext()
+        with writer, own_log(topology, folder), progress(run, topology) as bar:
+            return _train(run, topology, stop, bar)
+
+
+def progress(run: Run, topology: Topology) -> tqdm:
+    """The progress bar, on rank 0."""
+    name = run.folder.name
+    first = topology.first
+    return tqdm(total=run.last, initial=run.done, desc=name, unit="step", mininterval=1.0, disable=not first)
 
 
 def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
@@ -102,7 +113,7 @@ def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     return engine, state
 
 
-def _train(run: Run, topology: Topology, stop: StopRequest) -> bool:
+def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm) -> bool:
     config, folder, settings = run.config, run.folder, run.config.train
     about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
     if topology.first:
@@ -113,14 +124,6 @@ def _train(run: Run, topology: Topology, stop: StopRequest) -> bool:
     log = MetricsLog(folder, run.done, settings.wandb, about) if topology.first else None
     flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)
     meter = Meter(settings.global_batch, run.data.train.length, topology, flops, settings.max_skipped)
-    bar = tqdm(
-        total=run.last,
-        initial=run.done,
-        desc=folder.name,
-        unit="step",
-        mininterval=1.0,
-        disable=not topology.first,
-    )
 
     def record(line: dict[str, Any]) -> None:
         if log is not None:
@@ -142,7 +145,8 @@ def _train(run: Run, topology: Topology, stop: StopRequest) -> bool:
         # 3. The record. Reading the loss waits for the device, so it is done once an interval.
         meter.add(done, loss, grad_norm, steps.waited)
         bar.update()
-        finished, stopping = done == run.last, stop.agreed()
+        finished = done == run.last
+        stopping, save_failed = stop.agreed(state.saver.failed)
         if done % settings.log_every == 0 or finished or stopping:
             line = {"step": done, **meter.lap(), "lr": lr, **place}
             record(line)
@@ -158,14 +162,16 @@ def _train(run: Run, topology: Topology, stop: StopRequest) -> bool:
             record({"step": done, "valid_ppl_raw": valid_ppl})
         if settings.check_replicas_every and done % settings.check_replicas_every == 0:
             check_replicas(topology, dict(engine.backbone.named_parameters()), done)
-        if done % settings.save_every == 0 or finished or stopping:
+        if done % settings.save_every == 0 or finished or stopping or save_failed:
+            if save_failed:
+                state.saver.abandon()
+            now = finished or stopping or save_failed
             with meter.paused() as stall:
-                state.save(done, valid_ppl, background=settings.async_save and not (finished or stopping))
+                state.save(done, valid_ppl, background=settings.async_save and not now)
             meter.save_stall = stall.seconds
         if stopping:
             break
     state.saver.wait()
-    bar.close()
     if log is not None:
         log.close()
     engine.close()

@@ -56,7 +56,7 @@ class Meter:
         self.flops, self._peak = flops, peak_flops(topology.device)
         self.save_stall = 0.0
         """Seconds that training waited for the last checkpoint; the next lap tells and forgets them."""
-        self._in_a_row = 0
+        self._in_a_row, self._longest = 0, 0
         self._restart()
 
     def _restart(self) -> None:
@@ -114,6 +114,7 @@ class Meter:
             ]
         for is_good in finite:
             self._in_a_row = 0 if is_good else self._in_a_row + 1
+            self._longest = max(self._longest, self._in_a_row)
         self._restart()
         return line
 
@@ -123,9 +124,9 @@ class Meter:
         Raises:
             ValueError: too many steps in a row.
         """
-        if self._in_a_row >= self.max_skipped:
+        if self._longest >= self.max_skipped:
             raise ValueError(
-                f"the gradients of the last {self._in_a_row} steps are not finite (metrics.jsonl lists them with their "
+                f"the gradients of {self._longest} steps in a row are not finite (metrics.jsonl lists them with their "
                 "examples): lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import time
 import uuid
@@ -18,10 +19,11 @@ from typing import Any
 import torch
 
 from imdm_dist.config.schema import TrainConfig
-from imdm_dist.files import publish_file, read_json, sync_paths, write_json
+from imdm_dist.files import hash_json, publish_file, read_json, sync_paths, write_json
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.checkpoint_files import (
     FORMAT,
+    PATTERN,
     Piece,
     Pieces,
     checkpoint_name,
@@ -45,6 +47,7 @@ class Saver:
         self._launch = topology.from_first(uuid.uuid4().hex[:8])
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._abandoned = threading.Event()
         self._staged: dict[tuple[str, str], torch.Tensor] = {}
 
     def save(self, step: int, pieces: Pieces, about: dict[str, Any], background: bool) -> None:
@@ -57,9 +60,13 @@ class Saver:
                 checkpoint is published.
 
         Raises:
-            ValueError: this save, or the one before it, failed.
+            ValueError: a save that is not in the background failed.
         """
-        self.wait()
+        self._join()
+        if self.failed:
+            print(f"a checkpoint could not be written ({self._error}): trying again at step {step}", file=sys.stderr)
+            self._error = None
+        self._abandoned.clear()
         if background:
             pieces = self._stage(pieces)
         self._thread = threading.Thread(target=self._run, args=(step, pieces, about), name=f"save-{step}")
@@ -81,21 +88,33 @@ class Saver:
                 staged[quantity][name] = Piece(piece.start, self._staged[key])
         return staged
 
-    def check(self) -> None:
-        """Raise what went wrong in the background, if anything did."""
+    @property
+    def failed(self) -> bool:
+        """Whether the last save in the background came to nothing."""
+        return self._error is not None
+
+    def abandon(self) -> None:
+        """Stop waiting for other ranks' files: one of them has failed."""
+        self._abandoned.set()
+
+    def wait(self) -> None:
+        """Wait until the save under way is done.
+
+        Raises:
+            ValueError: it came to nothing.
+        """
+        self._join()
         if self._error is not None:
             error, self._error = self._error, None
             raise ValueError(
-                f"a checkpoint could not be written ({error}); the one before it is whole: make room or mend the "
-                f"folder {self.folder}, then start again"
+                f"a checkpoint could not be written ({error}): make room or mend the folder {self.folder}, then start "
+                "again; what was saved before is whole"
             ) from error
 
-    def wait(self) -> None:
-        """Wait until the save under way is done; raise what went wrong in it."""
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.check()
 
     def _run(self, step: int, pieces: Pieces, about: dict[str, Any]) -> None:
         aside = self.folder / f".{checkpoint_name(step)}.{self._launch}.tmp"
@@ -117,23 +136,27 @@ class Saver:
     def _publish(self, aside: Path, step: int, about: dict[str, Any]) -> None:
         indices = self._wait_for_ranks(aside)
         merged = merge_indices(indices)
-        write_json(aside / "state.json", {"format": FORMAT, "step": step, **about, **merged})
+        state = {"format": FORMAT, "step": step, **about, **merged}
+        write_json(aside / "state.json", state | {"checksum": hash_json(state)})
         for file in aside.glob("rank-*.json"):
             file.unlink()
         sync_paths(aside)
         path = self.folder / checkpoint_name(step)
-        if path.exists():  # a broken one: a whole one would have been resumed from
-            os.replace(path, self.folder / f".{path.name}.{uuid.uuid4().hex}.tmp")
         os.replace(aside, path)
         sync_paths(self.folder)
         with publish_file(self.folder / "latest") as pointer:
             pointer.write_text(f"{path.name}\n", encoding="utf-8")
-        retire(self.folder, self.config)
+        try:
+            retire(self.folder, self.config)
+        except OSError as error:  # the checkpoint is there all the same
+            print(f"an old checkpoint could not be removed: {error}", file=sys.stderr)
 
     def _wait_for_ranks(self, aside: Path) -> list[dict[str, Any]]:
         paths = [aside / f"rank-{rank:05d}.json" for rank in range(self.topology.world)]
         until = time.monotonic() + PATIENCE
         while not all(path.exists() for path in paths):
+            if self._abandoned.is_set():
+                raise TimeoutError("another rank could not write its part")
             if time.monotonic() > until:
                 late = [path.name for path in paths if not path.exists()]
                 raise TimeoutError(f"after {PATIENCE:.0f} s these are not written: {', '.join(late)}")
@@ -143,7 +166,7 @@ class Saver:
 
 def retire(folder: Path, config: TrainConfig) -> None:
     """Remove the checkpoints that the run's retention does not keep."""
-    paths = {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*")}
+    paths = {int(path.name.removeprefix("step-")): path for path in folder.glob(PATTERN)}
     ppl = {}
     if config.keep_best:
         states = {step: path / "state.json" for step, path in paths.items()}
@@ -153,6 +176,16 @@ def retire(folder: Path, config: TrainConfig) -> None:
         aside = folder / f".{paths[step].name}.{uuid.uuid4().hex}.tmp"
         os.replace(paths[step], aside)
         shutil.rmtree(aside)
+
+
+def set_aside(folder: Path, done: int) -> None:
+    """Move checkpoints of later steps out of the way: they are damaged, or of a course that the run leaves now."""
+    for path in folder.glob(PATTERN):
+        if int(path.name.removeprefix("step-")) > done:
+            away = folder / "set_aside" / f"{path.name}-{uuid.uuid4().hex[:8]}"
+            away.parent.mkdir(exist_ok=True)
+            os.replace(path, away)
+            print(f"the run goes on from step {done}: {path.name} is now {away}", file=sys.stderr)
 
 
 def retained(steps: Any, valid_ppl: dict[int, float | None], config: TrainConfig) -> set[int]:

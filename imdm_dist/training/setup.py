@@ -16,7 +16,7 @@ from imdm_dist.model import DiT
 from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, cut_batch
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.checkpoint import initialise, load_model
-from imdm_dist.training.checkpoint_files import Checkpoint, find_checkpoint, newest_checkpoint
+from imdm_dist.training.checkpoint_files import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
 
 SHAPING_SETTINGS = ("train.global_batch", "train.seed", "engine.precision")
 """Settings of the train and engine sections that shape what a step does, and so may not change on resume. How the
@@ -82,16 +82,25 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
 def to_resume(resume: str, folder: Path) -> Checkpoint | None:
     """The checkpoint that train.resume means.
 
+    A run that began by `none` or by a path and was cut off goes on from its own checkpoints when it is started again.
+
     Raises:
         ValueError: there is none where there should be one, or one where there should be none.
     """
+    newest = newest_checkpoint(folder)
+    if newest is None and any(folder.glob(PATTERN)):
+        raise ValueError(
+            f"{folder} holds checkpoints, but none that can be read: move them away, or name another folder"
+        )
     if resume == "auto":
-        return newest_checkpoint(folder)
+        return newest
+    ours = newest is not None and newest.state["config"]["train"]["resume"] == resume
     if resume != "none":
-        return find_checkpoint(Path(resume))
-    if any(folder.glob("step-*")):
+        given = find_checkpoint(Path(resume))
+        return newest if ours and newest is not None and newest.step > given.step else given
+    if newest is not None and not ours:
         raise ValueError(f"train.resume=none, but {folder} holds checkpoints: remove them, or use another folder")
-    return None
+    return newest
 
 
 def total_steps(config: Config) -> int:

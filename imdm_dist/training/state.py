@@ -44,8 +44,8 @@ class TrainState:
         for quantity in QUANTITIES:
             pieces[quantity] = self._pieces(self.engine.fragments(quantity), split)
         pieces["ema"] = self._pieces(self.ema.shadow, split)
-        teacher = {name: Piece(0, tensor.float()) for name, tensor in self.objective.state().items()}
-        pieces["objective"] = self._mine(teacher, split=False)
+        teacher = self._mine({name: Piece(0, tensor) for name, tensor in self.objective.state().items()}, split=False)
+        pieces["objective"] = {name: Piece(0, piece.tensor.float()) for name, piece in teacher.items()}
         about: dict[str, Any] = {
             "config": to_dict(run.config),
             "model": {"vocab_size": model.vocab_size, "mask_id": model.mask_id, "length": run.data.train.length},

@@ -35,7 +35,7 @@ class StopRequest:
         self.topology = topology
         self._until = time.monotonic() + 60 * config.time_budget if config.time_budget else float("inf")
         self._cause: str | None = None
-        self._asked = torch.zeros((), dtype=torch.int32)
+        self._flags = torch.zeros(2, dtype=torch.int32)
         self._work: Any = None
         self._before: dict[int, Any] = {}
 
@@ -56,19 +56,27 @@ class StopRequest:
 
         return note
 
-    def agreed(self) -> bool:
-        """Whether any rank had been asked to stop one step ago; every rank calls this once a step.
+    def agreed(self, save_failed: bool = False) -> tuple[bool, bool]:
+        """Whether any rank had been asked to stop one step ago, and whether any had failed to save.
 
-        The answer comes a step late so that nobody waits for it: the exchange runs on the host beside the step.
+        Every rank calls this once a step. The answer comes a step late so that nobody waits for it: the exchange runs
+        on the host beside the step.
         """
         if time.monotonic() > self._until and self._cause is None:
             self._cause = "the time budget"
         if self._work is not None:
             self._work.wait()
-        agreed = bool(self._asked)
-        self._asked = torch.tensor(int(self._cause is not None), dtype=torch.int32)
-        self._work = dist.all_reduce(self._asked, op=dist.ReduceOp.MAX, group=self.topology.control, async_op=True)
-        return agreed
+        stopping, failed = self._flags.bool().tolist()
+        # What all have just heard of is dealt with now, and not told once more.
+        self._flags = torch.tensor([self._cause is not None, save_failed and not failed], dtype=torch.int32)
+        self._work = dist.all_reduce(self._flags, op=dist.ReduceOp.MAX, group=self.topology.control, async_op=True)
+        return stopping, failed
+
+    def asked(self) -> bool:
+        """Whether any rank has been asked to stop up to now; all ranks wait for each other."""
+        flag = torch.tensor(int(self._cause is not None), dtype=torch.int32)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.topology.control)
+        return bool(flag)
 
     def report(self, folder: Path, done: int, last: int) -> None:
         """Say on the console that the run stopped early."""

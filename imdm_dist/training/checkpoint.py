@@ -71,11 +71,11 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    checkpoint = find_checkpoint(Path(path))
+    quantity = "ema" if weights == "ema" else "weights"
+    checkpoint = find_checkpoint(Path(path), quantity)
     state = checkpoint.state
     config = from_dict(Config, state["config"], where=str(checkpoint.path / "state.json"))
     model = DiT(config.model, state["model"]["vocab_size"], state["model"]["mask_id"]).eval()
-    quantity = "ema" if weights == "ema" else "weights"
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(checkpoint.full(quantity, name))

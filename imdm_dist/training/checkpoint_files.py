@@ -124,8 +124,11 @@ class Checkpoint:
         return sums[0] if len(sums) == 1 else "+".join(digest[:16] for digest in sums)
 
 
-def check(path: Path) -> Checkpoint:
+def check(path: Path, quantity: str = "") -> Checkpoint:
     """Read state.json of a checkpoint and compare every file with its checksum.
+
+    Args:
+        quantity: compare the files of this one alone; training needs all, a model a quarter of them.
 
     Raises:
         ValueError: a file is missing or differs, or the format is another one.
@@ -139,23 +142,25 @@ def check(path: Path) -> Checkpoint:
         raise ValueError(f"{path / 'state.json'} is damaged: use another checkpoint")
     for name, digest in state["files"].items():
         file = path / name
+        if not name.startswith(quantity):
+            continue
         if not file.exists() or sha256_file(file) != digest:
             raise ValueError(f"{file} is missing or damaged: use another checkpoint")
     return Checkpoint(path, state)
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run; broken ones are named on stderr and passed over."""
+def newest_checkpoint(folder: Path, quantity: str = "") -> Checkpoint | None:
+    """The newest whole checkpoint of a run; broken ones are named on stderr and passed over. See `check`."""
     for path in sorted(folder.glob(PATTERN), reverse=True):
         try:
-            return check(path)
+            return check(path, quantity)
         except ValueError as error:
             print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
     return None
 
 
-def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, or the newest whole one of the run folder there.
+def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:
+    """The checkpoint at `path`, or the newest whole one of the run folder there. See `check`.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -163,8 +168,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
     if (path / "state.json").exists():
-        return check(path.resolve())
-    newest = newest_checkpoint(path)
+        return check(path.resolve(), quantity)
+    newest = newest_checkpoint(path, quantity)
     if newest is None:
         raise ValueError(f"{path} holds no whole checkpoint (step-* folder): train it first")
     return newest

@@ -8,7 +8,7 @@ SEED ?= 0
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-parallel test-kills lint format clean
+.PHONY: help setup demo test test-parallel test-kills test-cluster lint format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -22,13 +22,16 @@ demo: $(READY) ## Run the whole method on a small scale, minutes on a laptop (SE
 	$(RUN) tools/demo.py --seed $(SEED)
 
 test: lint ## Check style and types, then run the tests
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -m 'not thorough'
 
 test-parallel: $(READY) ## Compare every division of the work over ranks; writes docs/results/parallel.md
 	$(RUN) -m tests.parallel_matrix --write docs/results/parallel.md
 
 test-kills: $(READY) ## Kill training at a hundred random instants (SEED=n)
 	$(RUN) -m tests.kill_fuzz --kills 100 --seed $(SEED)
+
+test-cluster: $(READY) ## Run every test on a SLURM cluster brought up on this host (Debian, root); writes docs/results/cluster.md
+	IMDM_REQUIRE_SLURM=1 $(RUN) -m pytest -q -m slurm tests/cluster --cluster-table docs/results/cluster.md
 
 lint: $(READY) ## Check style and types
 	$(RUN) -m ruff check .

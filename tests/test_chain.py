@@ -124,7 +124,7 @@ def test_changed_text_redoes_everything(home, folders):
     try:
         (home / "text.txt").write_text(text + "another row.\n")
         changed = load_chain(home / "chain.yaml").stages[0]
-        from imdm_dist.pipeline.runner import stage_identity
+        from imdm_dist.pipeline.identity import stage_identity
 
         identity = stage_identity(changed, {})
     finally:
@@ -280,7 +280,7 @@ def test_an_override_of_no_stage_is_refused(home):
 
 
 def test_another_evaluator_makes_another_table(home, folders, tmp_path):
-    from imdm_dist.pipeline.runner import stage_identity
+    from imdm_dist.pipeline.identity import stage_identity
 
     content = chain(home)
     identities = []

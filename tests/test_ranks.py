@@ -14,10 +14,10 @@ import torch
 
 from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from imdm_dist.config.schema import EngineConfig
+from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.checkpoint_files import newest_checkpoint
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
-from imdm_dist.training.stop import EXIT_STOPPED
 from tests.ranks import free_port
 
 ROOT = Path(__file__).resolve().parent.parent

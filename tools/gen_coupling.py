@@ -16,6 +16,7 @@ from typing import Any
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config, load_over, to_dict
 from imdm_dist.files import hash_json
+from imdm_dist.signals import EXIT_STOPPED, heed_signals, leaving_at_signals
 
 EXAMPLE = """examples:
   python tools/gen_coupling.py --shards 64
@@ -60,6 +61,7 @@ def check_prompts(arguments: argparse.Namespace, config: Config) -> None:
 
 def main() -> None:
     arguments = parse()
+    heed_signals()
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.pipeline.rollouts import generate_coupling, worker_count
@@ -76,7 +78,7 @@ def main() -> None:
     if not arguments.teacher:
         print(f"no --teacher given: using {teacher} on the embedded text, trained if it is missing", file=sys.stderr)
         if not train(load_config(Config, EMBEDDED), teacher):
-            raise SystemExit(75)  # stopped by a signal, as tools/train.py says it
+            raise SystemExit(EXIT_STOPPED)
     # The teacher's data under file, options and overrides, in rising precedence.
     config = load_over(replace(Config(), data=load_model(teacher).config.data), arguments.config, given)
     check_prompts(arguments, config)
@@ -93,7 +95,8 @@ def main() -> None:
         identity["prompts"] = prompts_PL.tolist()
     folder = Path(arguments.out or teacher.parent / f"coupling-{hash_json(identity)[:8]}")
     print(f"{config.coupling.pairs} pairs in {config.coupling.shards} shards go to {folder}", file=sys.stderr)
-    generate_coupling(config, teacher, folder, workers, prompts_PL)
+    with leaving_at_signals():
+        generate_coupling(config, teacher, folder, workers, prompts_PL)
     print(folder)
 
 

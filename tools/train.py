@@ -6,6 +6,7 @@ import argparse
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config, to_yaml
+from imdm_dist.signals import EXIT_STOPPED, heed_signals
 
 EXAMPLE = """example, a small teacher on the embedded text, in a minute:
   python tools/train.py runs/teacher --config configs/embedded.yaml train.steps=200
@@ -27,8 +28,8 @@ def main() -> int:
     if arguments.print_config:
         print(to_yaml(config), end="")
         return 0
+    heed_signals()
     from imdm_dist.training.loop import train
-    from imdm_dist.training.stop import EXIT_STOPPED
 
     return 0 if train(config, arguments.folder) else EXIT_STOPPED
 

@@ -13,6 +13,7 @@ from imdm_dist.config.load import (
     to_dict,
     to_yaml,
 )
+from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.schema import (
     MODEL_SIZES,
     Config,
@@ -47,6 +48,7 @@ __all__ = [
     "NoisePolicy",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "ResourcesConfig",
     "TrainConfig",
     "Weights",
     "build",

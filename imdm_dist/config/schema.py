@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from imdm_dist.config.resources import ResourcesConfig
+
 NoisePolicy = Literal["posterior", "fixed", "fresh"]
 Weights = Literal["ema", "raw"]
 
@@ -168,7 +170,7 @@ class EngineConfig:
     precision: Literal["fp32", "autocast", "bf16"] = "fp32"
     """fp32; autocast: fp32 weights, bf16 products; bf16: bf16 weights, fp32 masters (needs zero_stage >= 1)."""
     micro_batch: int = 0
-    """Examples in one forward pass; 0 takes the whole share of a rank (no accumulation)."""
+    """Most examples in one forward pass; 0 takes the whole share of a rank (no accumulation)."""
     loss_chunk_rows: int = 4096
     """Most rows whose logits exist at a time; a micro-batch of more tokens is recomputed in chunks in backward."""
     tensor_parallel: int = 1
@@ -252,6 +254,8 @@ class TrainConfig:
     """auto: go on from the newest whole checkpoint of the run folder; none: the folder must have none; or a path."""
     time_budget: float = 0.0
     """Minutes after which the run saves and stops, to be resumed later; 0 is no limit."""
+    hang_minutes: float = 30.0
+    """Minutes without a sign of life of the loop after which the run ends with the stacks of all ranks; 0 is never."""
     max_skipped: int = 10
     """Steps in a row whose gradient is not finite, each skipped, after which the run stops."""
     deterministic: bool = False
@@ -269,7 +273,7 @@ class TrainConfig:
         require(self.steps >= 0, f"train.steps is {self.steps}: set it to 0 or more")
         for name in ("global_batch", "log_every", "save_every", "keep_last", "valid_rows"):
             require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}: set it to 1 or more")
-        for name in ("valid_every", "keep_every", "time_budget", "check_replicas_every"):
+        for name in ("valid_every", "keep_every", "time_budget", "hang_minutes", "check_replicas_every"):
             require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}: set it to 0 (never) or more")
         require(self.max_skipped >= 1, f"train.max_skipped is {self.max_skipped}: set it to 1 or more")
         require(not self.keep_best or self.valid_every > 0, "train.keep_best needs train.valid_every: set it above 0")
@@ -381,3 +385,4 @@ class Config:
     coupling: CouplingConfig = field(default_factory=CouplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)

@@ -23,6 +23,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -203,3 +204,9 @@ class Claims:
         # Between our look and the rename another watcher took the claim over: put its claim back.
         os.rename(aside, path)
         return False
+
+
+def claims_by_host(folder: Path) -> Counter[str]:
+    """How many claims there are in a folder by the host of their owner."""
+    owners = (_owner(_read(path)) for path in folder.glob("shard-*.claim"))
+    return Counter(str(owner["host"]).partition("/")[0] for owner in owners if owner)

@@ -43,13 +43,22 @@ class Dataset:
     """None for the synthetic language, which has no text."""
 
 
-def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
+class NotPreparedError(ValueError):
+    """Data that would have to be built first."""
+
+
+def build_once(folder: Path, what: str, build: Callable[[Path], None], may_build: bool = True) -> Path:
     """Make `folder` by `build(temporary folder)` unless it exists; of processes that start together, one builds.
 
     A build that fails or is killed leaves no `folder`, and the next one starts afresh.
+
+    Raises:
+        NotPreparedError: it does not exist, and `may_build` is false.
     """
     if folder.exists():
         return folder
+    if not may_build:
+        raise NotPreparedError(f"not made yet: {what}; run tools/prepare_data.py")
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
@@ -70,7 +79,7 @@ def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _bpe(config: DataConfig, cache: Path) -> Tokenizer:
+def _bpe(config: DataConfig, cache: Path, may_build: bool) -> Tokenizer:
     settings = {
         "format": _FORMAT,
         "text": source_identity(config, "train"),
@@ -83,7 +92,8 @@ def _bpe(config: DataConfig, cache: Path) -> Tokenizer:
         write_json(aside / "settings.json", settings)
         shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
 
-    folder = build_once(cache / f"bpe-{hash_json(settings)[:16]}", f"a BPE of {config.bpe_size} entries", build)
+    name = f"bpe-{hash_json(settings)[:16]}"
+    folder = build_once(cache / name, f"a BPE of {config.bpe_size} entries", build, may_build)
     return load_tokenizer(str(folder.resolve()))
 
 
@@ -92,7 +102,7 @@ def _scratch(config: DataConfig, aside: Path) -> Path | None:
     return aside / _SCRATCH if config.source == "files" else None
 
 
-def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer) -> Dataset:
+def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bool) -> Dataset:
     identity: dict[Split, list[Any]] = {split: source_identity(config, split) for split in get_args(Split)}
     settings = {
         "format": _FORMAT,
@@ -116,11 +126,11 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer) -> Dataset:
         shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
 
     name = f"{config.source}-{config.length}-{hash_json([settings, identity])[:16]}"
-    folder = build_once(cache / name, f"rows of {config.length} tokens from {config.source} text", build)
+    folder = build_once(cache / name, f"rows of {config.length} tokens from {config.source} text", build, may_build)
     return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
 
 
-def _synthetic(cache: Path) -> Dataset:
+def _synthetic(cache: Path, may_build: bool) -> Dataset:
     settings = {"format": _FORMAT, "source": "synthetic"}
 
     def build(aside: Path) -> None:
@@ -128,11 +138,11 @@ def _synthetic(cache: Path) -> Dataset:
         for split in get_args(Split):
             TokenFile.write(aside / split, synthetic.ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
 
-    folder = build_once(cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build)
+    folder = build_once(cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build, may_build)
     return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), None)
 
 
-def prepare(config: DataConfig) -> Dataset:
+def prepare(config: DataConfig, may_build: bool = True) -> Dataset:
     """Open the data of these settings, building what is missing (said on stderr, with progress).
 
     Safe in any number of processes on machines that share data.cache. With source=synthetic only
@@ -141,12 +151,13 @@ def prepare(config: DataConfig) -> Dataset:
     Raises:
         ValueError: a file or tokenizer is missing or wrong, the length leaves no room for text, or
             a finished token file is damaged.
+        NotPreparedError: something is missing, and `may_build` is false.
     """
     cache = Path(config.cache)
     if config.source == "synthetic":
-        return _synthetic(cache)
+        return _synthetic(cache, may_build)
     if config.length < 3:
         raise ValueError(f"data.length is {config.length}: a row of text needs begin, text and end, so set 3 or more")
     if config.tokenizer == "embedded":
-        return _packed(config, cache, _bpe(config, cache))
-    return _packed(config, cache, load_tokenizer(config.tokenizer, data_root(config)[0]))
+        return _packed(config, cache, _bpe(config, cache, may_build), may_build)
+    return _packed(config, cache, load_tokenizer(config.tokenizer, data_root(config)[0]), may_build)

@@ -45,12 +45,12 @@ def cut_batch(global_batch: int, micro_batch: int, rank: int = 0, world: int = 1
     """
     if global_batch % world:
         below = global_batch - global_batch % world
+        near = f"{below} or {below + world}" if below else f"{world}"
         raise ValueError(
-            f"train.global_batch={global_batch} is no multiple of the {world} data-parallel ranks: "
-            f"set it to {below or world} or {below + world}"
+            f"train.global_batch={global_batch} is no multiple of the {world} data-parallel ranks: set it to {near}"
         )
     count = global_batch // world
-    micro_batch = micro_batch or count
+    micro_batch = min(micro_batch or count, count)
     if count % micro_batch:
         raise ValueError(
             f"engine.micro_batch={micro_batch} does not divide the {count} examples of a rank: set it to one of "

@@ -14,6 +14,8 @@ from imdm_dist.device import default_device
 
 TIMEOUT = timedelta(minutes=30)
 """How long a collective may wait for a slow rank; a dead one is found otherwise (`failure.py`)."""
+FIRST_PORT, PORTS = 20_000, 12_000
+"""Where processes meet: below the ports that systems hand out for connections by themselves."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,12 @@ def place_of_this_process() -> Place:
         return Place(int(have["RANK"]), int(have["WORLD_SIZE"]), int(have.get("LOCAL_RANK", 0)), "env://")
     # A batch script has SLURM_PROCID too, yet is one process: only the steps of srun know their own task count.
     if "SLURM_STEP_ID" in have and int(have.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        host = have.get("MASTER_ADDR") or _first_host(have["SLURM_STEP_NODELIST"])
-        port = 20_000 + int(have["SLURM_JOB_ID"]) * 7 % 20_000 + int(have["SLURM_STEP_ID"]) % 7
+        host = have.get("MASTER_ADDR") or first_host(have["SLURM_STEP_NODELIST"])
+        # Our own launcher has looked for a free port; a bare srun gets one that other jobs seldom have.
+        port = (
+            have.get("MASTER_PORT")
+            or FIRST_PORT + int(have["SLURM_JOB_ID"]) * 7 % PORTS + int(have["SLURM_STEP_ID"]) % 7
+        )
         return Place(
             int(have["SLURM_PROCID"]),
             int(have["SLURM_STEP_NUM_TASKS"]),
@@ -66,7 +72,12 @@ def place_of_this_process() -> Place:
     return Place()
 
 
-def _first_host(nodes: str) -> str:
+def first_host(nodes: str) -> str:
+    """The first host of a list as SLURM writes it.
+
+    Raises:
+        ValueError: scontrol is not to be had.
+    """
     command = ["scontrol", "show", "hostnames", nodes]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,9 +24,12 @@ import torch.distributed as dist
 from imdm_dist.parallel.topology import LINGER, Topology
 
 EXIT_FAILED = 1
+EXIT_HUNG = 70
+"""Exit code of every rank of a launch in which no step ended any more (EX_SOFTWARE; `training/hang.py`)."""
 INTERVAL = 1.0
 """Seconds between two looks."""
 _KEY = "imdm_dist/failed"
+_HUNG = "no step ends any more"
 T = TypeVar("T")
 
 
@@ -34,6 +38,8 @@ class Watch:
 
     def __init__(self, topology: Topology, store: dist.Store) -> None:
         self.topology, self.store = topology, store
+        self.on_hang: Callable[[], None] | None = None
+        """Called in this thread when another rank says that no step ends any more; does not return."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="failure watch", daemon=True)
         self._thread.start()
@@ -48,6 +54,10 @@ class Watch:
                 message = "the rank that keeps the store of this launch is gone"
             if self._stop.is_set():
                 return
+            if message == _HUNG:
+                if self.on_hang is not None:
+                    self.on_hang()
+                os._exit(EXIT_HUNG)
             print(f"error: {message}", file=sys.stderr, flush=True)
             os._exit(EXIT_FAILED)
 
@@ -61,6 +71,11 @@ class Watch:
         except Exception:  # the store has gone: the others know already
             return
 
+    def tell_hung(self) -> None:
+        """Have every rank call `on_hang`; from now on this one does not look out any more."""
+        self._stop.set()
+        threading.Thread(target=self.store.set, args=(_KEY, _HUNG), daemon=True).start()  # the store may be frozen
+
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
@@ -68,17 +83,19 @@ class Watch:
 
 
 @contextmanager
-def all_fail_together(topology: Topology) -> Iterator[None]:
+def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
     """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one.
+
+    Yields what looks out for it; None in a launch of one.
 
     Rank 0 raises on and says what happened; the others leave it to rank 0, in whose store their error is.
     """
     if topology.world == 1:
-        yield
+        yield None
         return
     watch = Watch(topology, dist.distributed_c10d._get_default_store())
     try:
-        yield
+        yield watch
         topology.barrier()  # nobody leaves while another may still fail
     except SystemExit:
         watch.close()
@@ -113,20 +130,42 @@ def agree(topology: Topology, function: Callable[[], T]) -> T:
     return result
 
 
+@dataclass(frozen=True)
+class Log:
+    """Where a rank says things."""
+
+    path: Path
+    """Its log; that of rank 0 is made when something is written to it."""
+    console: int
+    """Descriptor of the launch's stderr."""
+
+
+def log_path(folder: Path, rank: int) -> Path:
+    """`logs/rank-00001.log` in a run's folder; under SLURM the name begins with the job, array task and restart."""
+    have = os.environ
+    job = have.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in have:
+        job = f"{have['SLURM_ARRAY_JOB_ID']}_{have['SLURM_ARRAY_TASK_ID']}"
+    restart = int(have.get("SLURM_RESTART_COUNT", 0))
+    whose = f"job-{job}-{f'restart-{restart}-' if restart else ''}" if job else ""
+    return folder / "logs" / f"{whose}rank-{rank:05d}.log"
+
+
 @contextmanager
-def own_log(topology: Topology, folder: Path) -> Iterator[None]:
-    """Send what ranks other than 0 print to `logs/rank-00001.log` and so on in the run's folder."""
+def own_log(topology: Topology, folder: Path) -> Iterator[Log]:
+    """Send what ranks other than 0 print to a log of their own in the run's folder."""
+    path = log_path(folder, topology.rank)
     if topology.first:
-        yield
+        yield Log(path, 2)
         return
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    log = os.open(folder / "logs" / f"rank-{topology.rank:05d}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     before = [os.dup(stream) for stream in (1, 2)]
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
     try:
-        yield
+        yield Log(path, before[1])
     except BaseException:
         traceback.print_exc()
         raise

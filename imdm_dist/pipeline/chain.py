@@ -48,7 +48,7 @@ class Stage:
     """evaluation: stages by the name they have in the table."""
 
     def inputs(self) -> list[str]:
-        """Names of the stages it starts from."""
+        """Names of what it starts from: stages, but for an evaluator that is a folder or a hub name."""
         named = [self.init, self.coupling, self.teacher, self.evaluator, *self.models.values()]
         return list(dict.fromkeys(name for name in named if name))
 
@@ -63,6 +63,11 @@ class Chain:
     def stage(self, name: str) -> Stage:
         """The stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
+
+    def inputs(self, stage: Stage) -> list[str]:
+        """Names of the stages that a stage starts from."""
+        names = {other.name for other in self.stages}
+        return [name for name in stage.inputs() if name in names]
 
 
 def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
@@ -101,13 +106,36 @@ def _stage(path: Path | str, base: dict[str, Any], entry: dict[str, Any], overri
     ]
     given = {key: value for key, value in entry.items() if key != "set" and value is not None}
     stage = Stage(config=build(Config, layers), **given)
-    if stage.config.inputs.init or stage.config.inputs.coupling:
+    inputs = stage.config.inputs
+    if stage.kind == "given" and not inputs.init:
+        raise ValueError(
+            f"{where} is of kind given: set its run or imported checkpoint, here or as {stage.name}/inputs.init=PATH"
+        )
+    if inputs.coupling or (inputs.init and stage.kind != "given"):
         raise ValueError(f"{where} sets inputs.*: name the stages with init and coupling instead")
     objective = stage.config.objective.kind
     if stage.kind == "train" and (objective == "redi") != bool(stage.coupling):
         remedy = "set objective.kind=redi or leave out" if stage.coupling else "name the stage that makes its pairs in"
         raise ValueError(f"{where} has objective.kind={objective}: {remedy} coupling")
     return stage
+
+
+def needed(chain: Chain, name: str) -> tuple[Stage, ...]:
+    """A stage and all that it starts from, in the chain's order.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    names = [stage.name for stage in chain.stages]
+    if name not in names:
+        raise ValueError(f"there is no stage {name}: the chain has {', '.join(names)}")
+    wanted = {name}
+    for stage in reversed(chain.stages):
+        if stage.name in wanted:
+            wanted.update(chain.inputs(stage))
+            # What a model of a table was trained on counts there too.
+            wanted.update(chain.stage(model).coupling for model in stage.models.values())
+    return tuple(stage for stage in chain.stages if stage.name in wanted)
 
 
 def chain_yaml(chain: Chain) -> str:

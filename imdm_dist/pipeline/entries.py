@@ -9,14 +9,17 @@ from typing import Any, Literal, get_args
 
 from imdm_dist.files import check_name
 
-Kind = Literal["train", "coupling", "evaluator", "evaluation"]
-_INPUTS: Mapping[str, Mapping[str, Kind]] = {
-    "train": {"init": "train", "coupling": "coupling"},
-    "coupling": {"teacher": "train"},
+Kind = Literal["given", "train", "coupling", "evaluator", "evaluation"]
+MODELS: tuple[Kind, ...] = ("train", "given")
+"""Kinds whose result is a model."""
+_INPUTS: Mapping[str, Mapping[str, tuple[Kind, ...]]] = {
+    "given": {},
+    "train": {"init": MODELS, "coupling": ("coupling",)},
+    "coupling": {"teacher": MODELS},
     "evaluator": {},
-    "evaluation": {"models": "train", "coupling": "coupling", "evaluator": "evaluator"},
+    "evaluation": {"models": MODELS, "coupling": ("coupling",), "evaluator": ("evaluator",)},
 }
-"""Keys by which a kind of stage names others, and the kind that those must be."""
+"""Keys by which a kind of stage names others, and the kinds that those may be."""
 _NEEDED = {"coupling": ("teacher",), "evaluation": ("models", "evaluator")}
 
 
@@ -83,13 +86,15 @@ def _check_keys(where: str, entry: dict[str, Any]) -> None:
             raise ValueError(f"{where} is of kind {kind}: it needs {key}")
 
 
-def _check_input(what: str, name: str, wanted: Kind, above: Mapping[str, Kind], names: Sequence[str]) -> None:
+def _check_input(
+    what: str, name: str, wanted: tuple[Kind, ...], above: Mapping[str, Kind], names: Sequence[str]
+) -> None:
     """Raise ValueError unless a stage above has that name and kind; an evaluator may be something else."""
     if name in above:
-        if above[name] != wanted:
-            raise ValueError(f"{what}, a stage of kind {above[name]}: name one of kind {wanted}")
+        if above[name] not in wanted:
+            raise ValueError(f"{what}, a stage of kind {above[name]}: name one of kind {' or '.join(wanted)}")
         return
-    if wanted != "evaluator" or name in names:
+    if "evaluator" not in wanted or name in names:
         raise ValueError(f"{what}, which is no stage above it: correct the name or the order")
     near = difflib.get_close_matches(name, names, 1, cutoff=0.8)
     if near and not Path(name).is_dir():

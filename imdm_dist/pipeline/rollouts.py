@@ -19,6 +19,7 @@ from imdm_dist.coupling import generate, make_plan
 from imdm_dist.data import prepare
 from imdm_dist.device import default_device
 from imdm_dist.diffusion.sampler import sample
+from imdm_dist.parallel.environment import place_of_this_process
 from imdm_dist.training.checkpoint import load_model
 
 THREADS = 1
@@ -26,12 +27,15 @@ THREADS = 1
 
 
 def worker_count(asked: int | None) -> int:
-    """The number asked for; without one, a worker for each GPU, or else for each core this process may use.
+    """The number asked for; without one, a worker for each GPU, or else for each core this process may use. Under a
+    launcher of several processes each of them is a worker.
 
     Raises:
         ValueError: it is below 1.
     """
     if asked is None:
+        if place_of_this_process().world > 1:
+            return 1  # a launcher has started the others
         return torch.cuda.device_count() or len(os.sched_getaffinity(0))
     if asked < 1:
         raise ValueError(f"workers is {asked}: give 1 or more, or leave it out for one a core or GPU")
@@ -46,7 +50,8 @@ def generate_coupling(
     Args:
         config: sections coupling and data count; data must be what the teacher learned from.
         teacher: run folder or checkpoint.
-        workers: processes on this machine, None as `worker_count`; more machines may help by calling the same.
+        workers: processes on this machine, None as `worker_count`; more machines may help by calling the same, and
+            so may the processes of a launcher, which need not know of each other.
         prompts_PL: prompts, int64, with the mask id where to generate; needs coupling.kind=plain.
 
     Raises:
@@ -58,10 +63,11 @@ def generate_coupling(
         loaded.check_data(prepare(config.data))
     context = multiprocessing.get_context("spawn")
     job = (config, str(teacher), str(folder), prompts_PL)
+    here = place_of_this_process()
     helpers = [context.Process(target=_help, args=(*job, place), daemon=True) for place in range(1, workers)]
     for helper in helpers:
         helper.start()
-    _work(*job, 0)
+    _work(*job, here.local_rank, shown=here.rank == 0)
     for helper in helpers:
         helper.join()
         if helper.exitcode:
@@ -82,7 +88,9 @@ def _help(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, 
     _work(config, teacher, folder, prompts_PL, place)
 
 
-def _work(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int) -> None:
+def _work(
+    config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int, shown: bool = False
+) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     loaded = load_model(teacher, config.coupling.weights)
@@ -104,5 +112,5 @@ def _work(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, 
         coupling = config.coupling
         return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B).tokens_BL
 
-    generate(folder, config.coupling, rollout=rollout, plan=plan, data=data, prompts_PL=prompts_PL, progress=place == 0)
+    generate(folder, config.coupling, rollout=rollout, plan=plan, data=data, prompts_PL=prompts_PL, progress=shown)
     torch.set_num_threads(threads)

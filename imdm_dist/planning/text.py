@@ -35,14 +35,14 @@ def _memory(plan: Plan) -> str:
     phase = PHASES[memory.totals.index(memory.peak)]
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     lines = [
-        f"peak {_gigabytes(memory.peak)} GB a rank ({phase}): {verdict} into {_gigabytes(hardware.memory)} GB"
-        + (f" ({_gigabytes(hardware.usable)} usable)" if hardware.usable < hardware.memory else "")
+        f"peak {gigabytes(memory.peak)} GB a rank ({phase}): {verdict} into {gigabytes(hardware.memory)} GB"
+        + (f" ({gigabytes(hardware.usable)} usable)" if hardware.usable < hardware.memory else "")
     ]
     if not plan.fits:
         lines.append(_remedy(plan))
     if memory.host:
-        lines.append(f"host memory {_gigabytes(memory.host)} GB a rank beside it")
-    lines.append(f"a checkpoint takes {_gigabytes(memory.checkpoint)} GB on disk")
+        lines.append(f"host memory {gigabytes(memory.host)} GB a rank beside it")
+    lines.append(f"a checkpoint takes {gigabytes(memory.checkpoint)} GB on disk")
     return _table(["memory of a rank, GB", *PHASES], rows) + "\n".join(lines) + "\n"
 
 
@@ -50,7 +50,7 @@ def _remedy(plan: Plan) -> str:
     if plan.remedy is None:
         return "no setting makes it fit: take more ranks, or more memory for each"
     settings = " ".join(f"{name}={str(value).lower()}" for name, value in plan.remedy.settings.items())
-    return f"it fits, at {_gigabytes(plan.remedy.peak)} GB, with {settings}"
+    return f"it fits, at {gigabytes(plan.remedy.peak)} GB, with {settings}"
 
 
 def _work(plan: Plan) -> str:
@@ -111,7 +111,7 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.2f}M"
 
 
-def _gigabytes(size: float) -> str:
+def gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f}"
 
 

@@ -29,6 +29,8 @@ from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
 from imdm_dist.training.feed import Prefetched, seed_dropout
 from imdm_dist.training.folder import make_folder, only_writer, prepare_folder
+from imdm_dist.training.hang import HangWatch
+from imdm_dist.training.heartbeat import Pulse, heartbeat
 from imdm_dist.training.metrics import Meter, MetricsLog, console
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
@@ -68,7 +70,7 @@ def train(config: Config, folder: Path | str, place: Place | None = None) -> boo
 
 
 def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
-    with StopRequest(topology, config.train) as stop, all_fail_together(topology):
+    with StopRequest(topology, config.train) as stop, all_fail_together(topology) as watch:
         found = agree(topology, lambda: to_resume(config.train.resume, folder) if topology.first else None)
         resume = topology.from_first(found)
         run = agree(topology, lambda: set_up(config, folder, topology, resume))
@@ -81,8 +83,11 @@ def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
             stop.report(folder, run.done, run.last)
             return False
         writer = only_writer(folder) if topology.first else nullcontext()
-        with writer, own_log(topology, folder), progress(run, topology) as bar:
-            return _train(run, topology, stop, bar)
+        pulse = Pulse(run.done, run.last)
+        with writer, own_log(topology, folder) as log, heartbeat(pulse, folder, topology):
+            hang = HangWatch(pulse, config.train.hang_minutes, topology, watch, log, folder)
+            with hang, progress(run, topology) as bar:
+                return _train(run, topology, stop, bar, hang)
 
 
 def progress(run: Run, topology: Topology) -> tqdm:
@@ -113,13 +118,14 @@ def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     return engine, state
 
 
-def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm) -> bool:
-    config, folder, settings = run.config, run.folder, run.config.train
+def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: HangWatch) -> bool:
+    config, folder, settings, pulse = run.config, run.folder, run.config.train, hang.pulse
     about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
     if topology.first:
         prepare_folder(run, about)
     topology.barrier()
     engine, state = build(run, topology)
+    hang.state = state
     objective = state.objective
     log = MetricsLog(folder, run.done, settings.wandb, about) if topology.first else None
     flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)
@@ -135,14 +141,17 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm) -> bool:
         # 1. Gradients: every micro-batch adds its share of the global batch's loss.
         loss = torch.zeros((), device=topology.device)
         for batch in batches:
+            pulse.at("gradients")
             seed_dropout(batch)
             loss += engine.accumulate(lambda m, b=batch: objective.loss(m, b))  # type: ignore[misc]
         # 2. The update, then what follows the weights: EMA and, at a round's end, the SDTT teacher.
+        pulse.at("update")
         lr = learning_rate(config.optimizer, done - 1)
         grad_norm = engine.step(lr)
         place = objective.metrics()
         state.follow(done)
         # 3. The record. Reading the loss waits for the device, so it is done once an interval.
+        pulse.at("record")
         meter.add(done, loss, grad_norm, steps.waited)
         bar.update()
         finished = done == run.last
@@ -150,10 +159,12 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm) -> bool:
         if done % settings.log_every == 0 or finished or stopping:
             line = {"step": done, **meter.lap(), "lr": lr, **place}
             record(line)
+            pulse.record(line["loss"], line["tokens_per_s"])
             bar.set_postfix_str(console(line))
             meter.check()
         valid_ppl = None
         if settings.valid_every and (done % settings.valid_every == 0 or finished):
+            pulse.at("validating")
             with meter.paused():
                 share = validation_nelbo(
                     engine.backbone, run.data.valid, settings.valid_rows, topology.dp_rank, topology.dp
@@ -166,16 +177,21 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm) -> bool:
             if save_failed:
                 state.saver.abandon()
             now = finished or stopping or save_failed
+            pulse.at("saving")
+            pulse.saved = done
             with meter.paused() as stall:
                 state.save(done, valid_ppl, background=settings.async_save and not now)
             meter.save_stall = stall.seconds
+        pulse.end_step(done)
         if stopping:
             break
+    pulse.at("closing")
     state.saver.wait()
     if log is not None:
         log.close()
     engine.close()
     topology.barrier()
+    pulse.end = "finished" if finished else "stopped"
     if not finished:
         stop.report(folder, done, run.last)
     return finished

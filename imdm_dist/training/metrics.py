@@ -174,7 +174,7 @@ class MetricsLog:
         """Add a line; it must hold `step`."""
         self._file.write(json.dumps(line) + "\n")
         if self._mirror is not None:
-            self._mirror.log(line, step=line["step"])
+            self._mirror.log(line)
 
     def close(self) -> None:
         """Close the file and the mirror."""
@@ -195,6 +195,9 @@ def _start_wandb(folder: Path, mode: Literal["offline", "online"], config: dict[
     if not path.exists():
         write_json(path, uuid.uuid4().hex)
     identity = read_json(path)
-    return wandb.init(
+    run = wandb.init(
         project="imdm_dist", name=folder.name, id=identity, resume="allow", mode=mode, dir=folder, config=config
     )
+    # Its own count of steps only rises; ours goes back when a run is resumed, and those lines would be lost or moved.
+    run.define_metric("*", step_metric="step")
+    return run

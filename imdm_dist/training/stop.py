@@ -15,17 +15,14 @@ import torch.distributed as dist
 
 from imdm_dist.config.schema import TrainConfig
 from imdm_dist.parallel.topology import Topology
-
-EXIT_STOPPED = 75
-"""Exit code of a run that saved and stopped before its last step (EX_TEMPFAIL: start it again to go on)."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+from imdm_dist.signals import SIGNALS, noted
 
 
 class StopRequest:
     """Says, on every rank at the same step, that the run should stop.
 
-    While it is entered, SIGTERM, SIGUSR1 and SIGUSR2 only set a flag, on whatever rank they come. Handlers that were
-    there before are called too and are put back on exit.
+    While it is entered, SIGTERM, SIGUSR1 and SIGUSR2 only set a flag, on whatever rank they come; one that was noted
+    before counts too. Handlers that were there before are called too and are put back on exit.
 
     Args:
         config: its time_budget counts from here.
@@ -34,7 +31,7 @@ class StopRequest:
     def __init__(self, topology: Topology, config: TrainConfig) -> None:
         self.topology = topology
         self._until = time.monotonic() + 60 * config.time_budget if config.time_budget else float("inf")
-        self._cause: str | None = None
+        self._cause = noted()
         self._flags = torch.zeros(2, dtype=torch.int32)
         self._work: Any = None
         self._before: dict[int, Any] = {}

@@ -1,0 +1,63 @@
+"""How far a coupling is, seen from outside: all workers of all machines in one view."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from imdm_dist.coupling.claim import claims_by_host
+from imdm_dist.coupling.manifest import MANIFEST, PLAN
+from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs
+from imdm_dist.files import read_json
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is there of a coupling."""
+
+    shards: int
+    """In all."""
+    shards_there: int
+    pairs: int
+    """In all."""
+    pairs_there: int
+    """In finished shards."""
+    pairs_per_s: float | None
+    """Over the newest shards, by the clock of the file system; None before there are two."""
+    workers: Counter[str]
+    """Claims by host: shards that are being made, or were when their worker died."""
+    finished: bool
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds at this pace."""
+        return None if not self.pairs_per_s else (self.pairs - self.pairs_there) / self.pairs_per_s
+
+
+def progress(folder: Path | str) -> Progress | None:
+    """Look at a coupling's folder; None if it has not begun."""
+    folder = Path(folder)
+    if not (folder / PLAN).is_file():
+        return None
+    plan = read_json(folder / PLAN)
+    shards, pairs = plan["shards"], plan["pairs"]
+    there = present_shards(folder, shards)
+    counts = {shard: len(shard_pairs(shard, shards, pairs)) for shard in there}
+    # Of one file system's clock: shards are made on many machines.
+    made = sorted((folder.joinpath(shard_name(shard)).stat().st_mtime, shard) for shard in there)[-_RECENT:]
+    seconds = made[-1][0] - made[0][0] if made else 0.0
+    rate = sum(counts[shard] for _, shard in made[1:]) / seconds if seconds > 0 else None
+    return Progress(
+        shards=shards,
+        shards_there=len(there),
+        pairs=pairs,
+        pairs_there=sum(counts.values()),
+        pairs_per_s=rate,
+        workers=claims_by_host(folder / "claims"),
+        finished=(folder / MANIFEST).is_file(),
+    )
+
+
+_RECENT = 64
+"""Shards over which the pace is taken."""

@@ -1,0 +1,198 @@
+"""A published checkpoint made into a run folder, which stages, sampling and evaluation read as any other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from imdm_dist.config import Config, build, parse_overrides
+from imdm_dist.config.check import checked
+from imdm_dist.data import Tokenizer, load_tokenizer
+from imdm_dist.data.text import data_root
+from imdm_dist.files import sha256_file
+from imdm_dist.interop.naming import IGNORED, match
+from imdm_dist.interop.report import Report
+from imdm_dist.interop.run_folder import Imported, write_run_folder
+from imdm_dist.interop.shape import deduce
+from imdm_dist.interop.source import Ema, Source, open_source
+from imdm_dist.model import DiT
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of a vocabulary that public checkpoints have."""
+
+    tokenizer: str
+    """Name of its tokenizer on the hub."""
+    mask_id: int
+    length: int
+    """Tokens in a row where the file does not say."""
+
+
+VOCABULARIES = {50258: Published("gpt2", 50257, 1024), 30522: Published("bert-base-uncased", 103, 128)}
+"""By number of ids, the mask included (MDLM, SDTT and IMDM share them)."""
+SECTIONS = ("model", "data")
+"""Sections of the configuration that an import has."""
+
+
+def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str] = ()) -> Report:
+    """Make a run folder out of a published checkpoint.
+
+    Args:
+        path: checkpoint file or hub folder of MDLM, SDTT or IMDM.
+        out: the folder to make; `load_model` reads it.
+        overrides: `key.sub=value` for what the file does not say: `data.tokenizer`, `data.length` and other settings
+            of data, `model.n_heads`, `model.attention_soft_cap`, `model.dropout`.
+
+    Raises:
+        ValueError: the file is not whole, is hostile, or is of another architecture, size or vocabulary; `out`
+            exists. Nothing is written then.
+    """
+    path, out = Path(path), Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists: give another --out, imports do not overwrite")
+    asked = checked(Config, Config, parse_overrides(Config, overrides), "", "on the command line")
+    if other := [name for name in asked if name not in SECTIONS]:
+        raise ValueError(f"an import has settings of {' and '.join(SECTIONS)} alone: leave {other[0]}.* out")
+    source = open_source(path)
+    names = match(source.tensors)
+    tensors = {ours: source.tensors[theirs] for ours, theirs in names.source.items()}
+    shape = deduce(source, tensors, asked.get("model", {}))
+    data, length_from = _data(source, shape.vocab_size, asked.get("data", {}))
+    layers = [("in the checkpoint", {"model": shape.model, "data": data}), ("on the command line", asked)]
+    config = build(Config, layers)
+    tokenizer = _tokenizer(config, shape.vocab_size)
+    with torch.device("meta"):
+        model = DiT(config.model, shape.vocab_size, tokenizer.mask_id)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    names.check(shapes)
+    weights = _sound({name: tensors[name] for name in shapes}, shapes, "the weights")
+    ema = weights if source.ema is None else _named_ema(source.ema, shapes)
+    print(f"taking the checksum of {source.path} ({source.path.stat().st_size / 2**30:.2f} GiB)", file=sys.stderr)
+    report = Report(
+        file=source.path.name,
+        container=source.container,
+        sha256=sha256_file(source.path),
+        step=source.step,
+        used=list(shapes),
+        renamed={theirs: ours for theirs, ours in names.renamed.items() if ours in shapes},
+        ignored={names.source[name]: why for name, why in IGNORED.items() if name in names.source} | source.ignored,
+        missing=[name for name in IGNORED if name not in names.source],
+        dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
+        parameters=sum(tensor.numel() for tensor in weights.values()),
+        model={
+            **{name: getattr(config.model, name) for name in ("size", "hidden_dim", "n_blocks", "n_heads", "cond_dim")},
+            "attention_soft_cap": config.model.attention_soft_cap,
+            "mask": _mask_in_words(config),
+            "vocab_size": shape.vocab_size,
+            "mask_id": tokenizer.mask_id,
+            "length": config.data.length,
+        },
+        origins=shape.origins | {"length": length_from},
+        ema=_about_ema(source, shapes),
+    )
+    print(f"writing {out}", file=sys.stderr)
+    write_run_folder(out, Imported(config, model, tokenizer, weights, ema), report)
+    return report
+
+
+def _data(source: Source, vocab_size: int, asked: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Settings of the section data, and where the length comes from."""
+    known = VOCABULARIES.get(vocab_size)
+    if known is None and "tokenizer" not in asked:
+        raise ValueError(
+            f"a vocabulary of {vocab_size} is neither GPT-2's (50258, mask included) nor BERT's (30522): name the "
+            "tokenizer it was trained with by --tokenizer, or take another checkpoint"
+        )
+    length = source.setting("model.length", "model_length")
+    if "length" in asked:
+        length, where = asked["length"], "the command line"
+    elif isinstance(length, int):
+        where = "the file's settings"
+    elif known is not None:
+        length, where = known.length, f"what models on {known.tokenizer} have; give data.length=... if this one differs"
+    else:
+        raise ValueError("nothing in the file says how many tokens a row has: give data.length=...")
+    return {"length": length} | ({"tokenizer": known.tokenizer} if known else {}), where
+
+
+def _tokenizer(config: Config, vocab_size: int) -> Tokenizer:
+    """The tokenizer of the settings, which must have the file's vocabulary.
+
+    Raises:
+        ValueError: it does not load, or has another vocabulary or mask.
+    """
+    name = config.data.tokenizer
+    found = load_tokenizer(name, data_root(config.data)[0])
+    known = VOCABULARIES.get(vocab_size)
+    if found.vocab_size != vocab_size:
+        raise ValueError(
+            f"the file has a vocabulary of {vocab_size}, the tokenizer {name} has {found.vocab_size} ids, mask "
+            "included: name the tokenizer it was trained with by --tokenizer, or take another checkpoint"
+        )
+    if known is not None and found.mask_id != known.mask_id:
+        raise ValueError(
+            f"the tokenizer {name} has its mask at {found.mask_id}, published models of {vocab_size} ids have it at "
+            f"{known.mask_id}: name the files of {known.tokenizer} by --tokenizer"
+        )
+    return found
+
+
+def _sound(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Tensor]:
+    """The tensors in float32.
+
+    Raises:
+        ValueError: one has another shape, is of integers or holds values that are no numbers.
+    """
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(
+                f"{what} have {tuple(tensor.shape)} for {name}, where a model of this width has {shapes[name]}: the "
+                "file is of another architecture, or wrong; take another checkpoint"
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(f"{what} have {tensor.dtype} for {name}: take a checkpoint that is not quantized")
+    for name, tensor in tqdm(tensors.items(), desc=f"checking {what}", unit=" tensors"):
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{what} hold infinities or no numbers in {name}: the file is damaged; download it again")
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _named_ema(ema: Ema, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Give an unnamed moving average the names of the parameters, whose order it is saved in.
+
+    Raises:
+        ValueError: number or shapes differ.
+    """
+    if len(ema.tensors) != len(shapes):
+        raise ValueError(
+            f"the file's EMA is a list of {len(ema.tensors)} tensors, the model has {len(shapes)} parameters: it is "
+            "of another model; take another checkpoint"
+        )
+    for place, (name, tensor) in enumerate(zip(shapes, ema.tensors, strict=True)):
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(
+                f"tensor {place} of the file's EMA has shape {tuple(tensor.shape)}, where {name} of "
+                f"{shapes[name]} belongs: its order is another one; take another checkpoint"
+            )
+    return _sound(dict(zip(shapes, ema.tensors, strict=True)), shapes, "the EMA")
+
+
+def _about_ema(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    if source.ema is None:
+        return {"about": "none in the file: ema and raw weights are the same here", "tensors": 0}
+    updates, decay = source.ema.updates, source.ema.decay
+    about = f"{len(shapes)} unnamed tensors, verified by order, number and shapes"
+    return {"about": about, "tensors": len(shapes), "decay": decay, "updates": updates}
+
+
+def _mask_in_words(config: Config) -> str:
+    mask = config.model.mask
+    return f"infinite, noise of {mask.noise_dim}" if mask.kind == "infinite" else mask.kind

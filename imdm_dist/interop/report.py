@@ -1,0 +1,61 @@
+"""What an import used, renamed and left out: printed, and kept as import.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """An account of one import; plain values, as they stand in import.json."""
+
+    file: str
+    """Name of the file of the weights."""
+    container: str
+    """What it is packed in."""
+    sha256: str
+    """Of that file."""
+    step: int
+    """Optimizer steps it was trained for; 0 where the file does not say."""
+    used: list[str]
+    """Parameters that were taken, by their names here."""
+    renamed: dict[str, str]
+    """Name here, by the name in the file, where they differ."""
+    ignored: dict[str, str]
+    """What was left out, and why."""
+    missing: list[str]
+    """What the published files have and this one lacks, and can be done without."""
+    dtypes: list[str]
+    """Types of the file's tensors; all are float32 here."""
+    parameters: int
+    """Elements of all parameters."""
+    model: dict[str, Any]
+    """Size, heads, mask, soft cap, vocabulary, mask id and length."""
+    origins: dict[str, str]
+    """Where those come from that the shapes of tensors do not tell."""
+    ema: dict[str, Any]
+    """What the moving average is, and what was verified of it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        model = self.model
+        named = f"{model['size']} (width {model['hidden_dim']}, {model['n_blocks']} blocks, {model['n_heads']} heads)"
+        prefixes = sorted({theirs.removesuffix(ours) for theirs, ours in self.renamed.items()})
+        lines = [
+            f"{self.file}: {self.container}, step {self.step}, sha256 {self.sha256[:16]}",
+            f"model    {named}, {self.parameters:,} parameters, mask {model['mask']}, "
+            f"soft cap {model['attention_soft_cap']:g}",
+            f"tokens   vocabulary {model['vocab_size']}, mask {model['mask_id']}, length {model['length']}",
+            *(f"         {name}: {where}" for name, where in self.origins.items()),
+            f"used     {len(self.used)} tensors ({', '.join(self.dtypes)})",
+            f"renamed  {len(self.renamed)}" + (f" (without {', '.join(prefixes)})" if prefixes else ""),
+            f"ignored  {len(self.ignored)}",
+            *(f"         {name}: {why}" for name, why in self.ignored.items()),
+            f"missing  {len(self.missing)}" + (f" ({', '.join(self.missing)}: not needed)" if self.missing else ""),
+            f"EMA      {self.ema['about']}",
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Starting processes on a cluster, and what a cluster does to them."""

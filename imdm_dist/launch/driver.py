@@ -1,0 +1,131 @@
+"""In a batch script: starts the processes of a stage on all machines, passes signals on, and goes back to the queue.
+
+SLURM sends its warning of the time limit, or of a job with more right to the machines, to the batch script, which is
+this process. It passes SIGUSR1 on to every process of the stage; these agree on a step, save together and exit with
+`EXIT_STOPPED`. Then the job is put back into the queue, and goes on from there. A job that ends in any other way (it is
+cancelled, a machine fails, somebody requeues it) is SLURM's to deal with; it goes on from the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import imdm_dist
+from imdm_dist.launch import slurm
+from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
+from imdm_dist.signals import EXIT_STOPPED, SIGNALS
+
+
+class StageStopped(Exception):
+    """The processes of a stage were asked to stop, and have ended."""
+
+
+class Driver:
+    """Starts processes while it is entered.
+
+    Args:
+        local: processes on this machine without SLURM; 0 starts them by srun in this job's allocation.
+    """
+
+    def __init__(self, local: int = 0) -> None:
+        self.local = local
+        self.asked: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Driver:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._pass_on)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.asked = signal.Signals(number).name
+        if self._process is not None:
+            # SIGTERM would make srun kill the processes, which must save first.
+            self._process.send_signal(signal.SIGUSR1 if not self.local else signal.SIGTERM)
+
+    def run(self, module: Sequence[str], one: bool = False, apart: bool = False) -> None:
+        """Run `python -m module` in every process of the allocation, and wait for its end.
+
+        Args:
+            one: in a single process instead.
+            apart: the processes do not wait for each other, so that the end of one is no reason to end all.
+
+        Raises:
+            StageStopped: it was stopped in good order.
+            ValueError: it failed.
+        """
+        if self.asked:
+            raise StageStopped
+        command, environment = self._launcher(one, apart), {**os.environ, **self._environment()}
+        self._process = subprocess.Popen([*command, *module], env=environment, stdin=subprocess.DEVNULL)
+        code = self._process.wait()
+        self._process = None
+        if code == 0:
+            return
+        # Of several processes that were asked to stop, one may not have come to the point where it does so in order.
+        if code == EXIT_STOPPED or self.asked:
+            raise StageStopped
+        raise ValueError(f"its processes ended with exit code {code}: see the messages above and its folder logs/")
+
+    def _launcher(self, one: bool, apart: bool) -> list[str]:
+        python = [sys.executable, "-m"]
+        if self.local == 1 or (self.local and one):
+            return python
+        if self.local:
+            torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.local}", "-m"]
+            return [*python, *torchrun]
+        options = ["--nodes=1", "--ntasks=1"] if one else []
+        return ["srun", f"--kill-on-bad-exit={int(not apart)}", *options, *python]
+
+    def _environment(self) -> dict[str, str]:
+        have = os.environ
+        package = str(Path(imdm_dist.__file__).resolve().parent.parent)
+        extra = {"PYTHONPATH": os.pathsep.join(filter(None, (package, have.get("PYTHONPATH"))))}
+        if not self.local:
+            extra["MASTER_ADDR"] = first_host(have["SLURM_JOB_NODELIST"])
+            extra["MASTER_PORT"] = str(free_port())
+            # srun does not take this over from sbatch by itself any more.
+            if cores := have.get("SLURM_CPUS_PER_TASK"):
+                extra["SRUN_CPUS_PER_TASK"] = cores
+            extra["OMP_NUM_THREADS"] = have.get("OMP_NUM_THREADS") or cores or "1"
+        return extra
+
+
+def free_port() -> int:
+    """A port that nothing listens on, other than two jobs on one machine would both choose."""
+    choose = random.Random(slurm.own_job())
+    while True:
+        port = FIRST_PORT + choose.randrange(PORTS)
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", port))
+            except OSError:
+                continue
+            return port
+
+
+def back_to_the_queue() -> None:
+    """After a stop in good order: have SLURM start this job again, unless it does that, or ended it, by itself."""
+    job = slurm.own_job()
+    try:
+        state = slurm.state_of(job)
+        if state != "RUNNING":
+            print(f"job {job} is {state}: nothing more to do here", file=sys.stderr)
+            return
+        slurm.requeue(job)
+    except ValueError as error:
+        print(f"job {job} cannot go back to the queue ({error}): submit it again to go on", file=sys.stderr)

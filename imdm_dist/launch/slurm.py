@@ -1,0 +1,135 @@
+"""SLURM behind one seam: its commands, and their answers as values."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+WAITS_S = 60
+"""Seconds that a command of SLURM may take."""
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+"""States that a job does not leave by itself."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job in the queue, or one element of an array."""
+
+    id: int
+    """Of the whole array, if it is part of one."""
+    element: str
+    """Number in the array, or numbers of elements that wait; empty without an array."""
+    name: str
+    state: str
+    """As SLURM says it: PENDING, RUNNING, COMPLETING, ..."""
+    reason: str
+    """Why it waits."""
+    left: str
+    """Time left until its limit."""
+    nodes: str
+
+
+def in_allocation() -> bool:
+    """Whether this process may start steps by srun: in a batch script or salloc, but no step itself."""
+    return "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ
+
+
+def own_job() -> str:
+    """Id of the job that this process is part of, also as an element of an array."""
+    have = os.environ
+    if "SLURM_ARRAY_JOB_ID" in have:
+        # The plain id of an array's last element is that of the whole array.
+        return f"{have['SLURM_ARRAY_JOB_ID']}_{have['SLURM_ARRAY_TASK_ID']}"
+    return have["SLURM_JOB_ID"]
+
+
+def call(command: Sequence[str], env: dict[str, str] | None = None) -> str:
+    """What a command of SLURM prints.
+
+    Raises:
+        ValueError: there is no such command here, or it fails; the message is the command's own.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAITS_S, env=env)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{command[0]} is not here: run this where SLURM's commands are, or with --local on this machine alone"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{command[0]} did not answer for {WAITS_S} s: try again when SLURM does") from None
+    if done.returncode != 0:
+        raise ValueError(f"{command[0]} refused: {' '.join(done.stderr.replace('sbatch: error: ', '').split())}")
+    return done.stdout
+
+
+def submit(options: Sequence[str], script: str, arguments: Sequence[str], env: dict[str, str]) -> int:
+    """Submit a batch script; returns the job's id.
+
+    Raises:
+        ValueError: SLURM refuses it; the message says why.
+    """
+    said = call(["sbatch", "--parsable", *options, script, *arguments], {**os.environ, **env})
+    return int(said.strip().split("\n")[-1].partition(";")[0])
+
+
+def queue() -> list[Job]:
+    """The user's jobs that SLURM still remembers, finished ones included for as long as it does."""
+    form = "%F|%K|%j|%T|%r|%L|%N"
+    lines = call(["squeue", "--me", "--noheader", "--states=all", f"--format={form}"]).splitlines()
+    jobs = []
+    for line in lines:
+        number, element, name, state, reason, left, nodes = line.split("|")
+        jobs.append(Job(int(number), "" if element == "N/A" else element, name, state, reason, left, nodes))
+    return jobs
+
+
+def last_states(ids: Iterable[int]) -> dict[int, str]:
+    """The last state of jobs that the queue has forgotten, as far as accounting tells; empty without accounting."""
+    wanted = ",".join(map(str, ids))
+    if not wanted:
+        return {}
+    try:
+        said = call(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={wanted}", "--format=JobID,State"])
+    except ValueError:
+        return {}
+    states: dict[int, str] = {}
+    for line in said.splitlines():
+        number, state = line.split("|")
+        job = int(number.partition("_")[0])
+        word = state.split()[0]
+        # Of an array, what went wrong counts.
+        if states.get(job, "COMPLETED") == "COMPLETED":
+            states[job] = word
+    return states
+
+
+def state_of(job: str) -> str:
+    """State of a job or of one element of an array.
+
+    Raises:
+        ValueError: SLURM does not say.
+    """
+    said = call(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"])
+    return said.split()[0] if said.split() else ""
+
+
+def requeue(job: str) -> None:
+    """Put a running job back into the queue.
+
+    Raises:
+        ValueError: SLURM refuses.
+    """
+    call(["scontrol", "requeue", job])
+
+
+def cancel(ids: Iterable[int]) -> None:
+    """Cancel jobs."""
+    call(["scancel", *map(str, ids)])
+
+
+def partitions() -> dict[str, int]:
+    """How many machines each partition has; the default one's name ends with a star."""
+    lines = call(["sinfo", "--noheader", "--summarize", "--format=%P|%D"]).splitlines()
+    return {name: int(count) for name, _, count in (line.partition("|") for line in lines)}

@@ -1,0 +1,120 @@
+"""Submits a training run through Submitit: to SLURM, or as processes of this machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from imdm_dist.config import Config
+from imdm_dist.config.resources import ResourcesConfig
+from imdm_dist.launch.submitit_job import TIMEOUTS, TrainJob
+
+LOGS = "submitit"
+"""Folder in the run's folder for Submitit's scripts, pickles and logs."""
+PACKAGE = Path(__file__).resolve().parent.parent.parent
+DEFAULT_MINUTES = 24 * 60
+
+
+def submit(config: Config, folder: Path, local: bool) -> Any:
+    """Submit a run; returns Submitit's job.
+
+    Raises:
+        ValueError: Submitit is not installed, or cannot do what is asked; or SLURM refuses.
+    """
+    submitit = _submitit()
+    resources = config.resources
+    logs = folder / LOGS
+    if local:
+        if resources.nodes > 1:
+            raise ValueError(f"resources.nodes={resources.nodes}, but --local is this machine alone: set it to 1")
+        executor = submitit.LocalExecutor(folder=logs, max_num_timeout=TIMEOUTS)
+        gpus = resources.gpus_per_node
+        minutes = minutes_of(resources.time)
+        executor.update_parameters(
+            tasks_per_node=resources.tasks, gpus_per_node=gpus, timeout_min=minutes, setup=_setup()
+        )
+    else:
+        try:
+            executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=TIMEOUTS)
+        except RuntimeError as error:
+            raise ValueError(f"{error} Run this on a login node, or with --local or --dry-run") from None
+        executor.update_parameters(**slurm_parameters(resources, folder.name))
+    try:
+        return executor.submit(TrainJob(config, folder.resolve()))
+    except submitit.core.utils.FailedJobError as error:
+        words = " ".join(str(error).replace("sbatch: error:", "").split())
+        raise ValueError(f"SLURM refused the job: {words}; change resources.*, sinfo says what there is") from None
+
+
+def script(config: Config, folder: Path) -> str:
+    """The batch script that `submit` would hand to SLURM; nothing is written."""
+    _submitit()
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder / LOGS))}"
+    return str(_make_sbatch_string(command, folder / LOGS, **slurm_parameters(config.resources, folder.name)))
+
+
+def slurm_parameters(resources: ResourcesConfig, name: str) -> dict[str, Any]:
+    """Resources in Submitit's words."""
+    given: dict[str, Any] = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "gpus_per_node": resources.gpus_per_node,
+        "cpus_per_task": resources.cpus_per_task,
+    }
+    further: dict[str, Any] = {"requeue": True}
+    if resources.memory:
+        further["mem"] = resources.memory
+    for option in resources.sbatch:
+        key, equals, value = option.lstrip("-").partition("=")
+        further[key] = value if equals else True
+    return {
+        "job_name": name,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks,
+        "time": minutes_of(resources.time),
+        "signal_delay_s": resources.warning_s,
+        "srun_args": ["--kill-on-bad-exit=1"],
+        "setup": _setup(),
+        "additional_parameters": further,
+        **{key: value for key, value in given.items() if value},
+    }
+
+
+def _setup() -> list[str]:
+    """Shell lines before the processes start: where the package is, and the site's own file."""
+    site = PACKAGE / "slurm" / "site.sh"
+    lines = [f'export PYTHONPATH="{PACKAGE}${{PYTHONPATH:+:$PYTHONPATH}}"']
+    return [*lines, f'. "{site}"'] if site.exists() else lines
+
+
+def minutes_of(time: str) -> int:
+    """Minutes of a time limit as sbatch writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; a day where none is given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not time:
+        return DEFAULT_MINUTES
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", time):
+        raise ValueError(f"resources.time is {time!r}: write minutes, or hours:minutes:seconds, or days-hours")
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+        return (int(days) * 24 + hours) * 60 + minutes + (seconds > 0)
+    if len(parts) == 3:
+        return parts[0] * 60 + parts[1] + (parts[2] > 0)
+    return parts[0] + (len(parts) == 2 and parts[1] > 0)
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("the package submitit is missing: pip install 'imdm_dist[cluster]'") from None
+    return submitit

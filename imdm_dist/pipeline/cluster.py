@@ -1,0 +1,171 @@
+"""Submits what is missing of a chain to SLURM: a job for each stage, after those of the stages it starts from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from imdm_dist.config.resources import ResourcesConfig
+from imdm_dist.launch import slurm
+from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
+from imdm_dist.pipeline.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
+from imdm_dist.pipeline.order import freeze
+from imdm_dist.pipeline.preflight import preflight
+from imdm_dist.pipeline.survey import Found, survey
+from imdm_dist.pipeline.work import SEVERAL
+
+HOME = Path(__file__).resolve().parent.parent.parent
+"""The checkout: batch scripts and tools lie beside the package."""
+
+
+def submit_chain(chain: Chain, root: Path) -> dict[str, Submitted]:
+    """Submit what is missing; what is whole, waits or runs already is left alone, so that calling again is safe.
+
+    Returns:
+        The jobs that are now in the queue, by stage.
+
+    Raises:
+        ValueError: something is missing or does not fit, SLURM refuses a job, or a job for other settings is there.
+    """
+    home = root / chain.name
+    found = survey(chain, home)
+    todo = [stage for stage in chain.stages if found[stage.name].state != "whole"]
+    preflight(chain, todo, root)
+    _check_machines(todo)
+    live = live_jobs(chain, slurm.queue())
+    _refuse_others(chain, todo, live, home)
+    frozen = freeze(chain_yaml(chain), home)
+    jobs: dict[str, Submitted] = {}
+    if any("data" in found[stage.name].why for stage in todo):
+        jobs[DATA] = live.get(DATA) or _submit_data(chain, frozen, root)
+    for stage in chain.stages:
+        if found[stage.name].state == "whole":
+            print(f"{stage.name}: there already ({found[stage.name].folder})", file=sys.stderr)
+        elif stage.name in live:
+            jobs[stage.name] = live[stage.name]
+            print(f"{stage.name}: job {live[stage.name].id} is in the queue already", file=sys.stderr)
+        else:
+            before = [jobs[name].id for name in (DATA, *chain.inputs(stage)) if name in jobs]
+            jobs[stage.name] = _submit(chain, found[stage.name], frozen, root, before)
+    return jobs
+
+
+def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], home: Path) -> None:
+    for stage in todo:
+        if stage.name in live and live[stage.name].key != stage_key(chain, stage, home):
+            raise ValueError(
+                f"job {live[stage.name].id} makes stage {stage.name} with other settings: "
+                "cancel it first (tools/pipeline.py cancel), or wait for its end"
+            )
+
+
+def _check_machines(todo: list[Stage]) -> None:
+    """Check that partitions have the machines: SLURM takes a job that asks for more, and lets it wait for ever."""
+    sizes = slurm.partitions()
+    default = next((name for name in sizes if name.endswith("*")), "")
+    sizes = {name.rstrip("*"): count for name, count in sizes.items()}
+    for stage in todo:
+        name = stage.config.resources.partition or default.rstrip("*")
+        if name and name not in sizes:
+            raise ValueError(
+                f"stage {stage.name}: there is no partition {name}: "
+                f"set resources.partition to one of {', '.join(sizes)}"
+            )
+        if stage.config.resources.nodes > sizes.get(name, stage.config.resources.nodes):
+            raise ValueError(
+                f"stage {stage.name}: partition {name} has {sizes[name]} machines, resources.nodes="
+                f"{stage.config.resources.nodes}: set it to {sizes[name]} or fewer"
+            )
+
+
+def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: list[int]) -> Submitted:
+    stage, home = found.stage, root / chain.name
+    key = stage_key(chain, stage, home)
+    resources = stage.config.resources
+    array = [f"--array=0-{resources.array - 1}"] if stage.kind == "coupling" and resources.array > 1 else []
+    after = [f"--dependency=afterok:{':'.join(map(str, before))}", "--kill-on-invalid-dep=yes"] if before else []
+    options = [
+        f"--job-name={job_name(chain, stage.name, key)}",
+        *sbatch_options(resources, one=stage.kind not in SEVERAL),
+        *array,
+        *after,
+        f"--output={_logs(home)}/{stage.name}-{'%A_%a' if array else '%j'}.log",
+    ]
+    try:
+        number = _sbatch(options, [str(frozen), "--stage", stage.name, "--only", "--root", str(root)])
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name}: {error}{_advice(str(error), resources)}") from None
+    job = Submitted(number, key)
+    note_job(home, stage.name, job)
+    waits = f" after {', '.join(map(str, before))}" if before else ""
+    print(f"{stage.name}: job {number}{waits} ({found.state}, {found.why})", file=sys.stderr)
+    return job
+
+
+def _submit_data(chain: Chain, frozen: Path, root: Path) -> Submitted:
+    """A job of one process that packs the text, so that no GPU waits for it."""
+    home = root / chain.name
+    first = chain.stages[0].config.resources
+    resources = ResourcesConfig(time=first.time, partition=first.partition, account=first.account, sbatch=first.sbatch)
+    name = job_name(chain, DATA, "prepare")
+    options = [f"--job-name={name}", *sbatch_options(resources, one=True), f"--output={_logs(home)}/{DATA}-%j.log"]
+    job = Submitted(_sbatch(options, [str(frozen), "--data", "--root", str(root)]), "prepare")
+    note_job(home, DATA, job)
+    print(f"{DATA}: job {job.id} packs the text", file=sys.stderr)
+    return job
+
+
+def sbatch_options(resources: ResourcesConfig, one: bool = False) -> list[str]:
+    """Options of sbatch that ask for these resources.
+
+    Args:
+        one: for a single process: one machine, and one of its GPUs if it has any.
+    """
+    tasks = 1 if one else resources.tasks
+    gpus = min(1, resources.gpus_per_node) if one else resources.gpus_per_node
+    named = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "time": resources.time,
+        "mem": resources.memory,
+        "cpus-per-task": resources.cpus_per_task,
+        "gpus-per-node": gpus,
+    }
+    return [
+        f"--nodes={1 if one else resources.nodes}",
+        f"--ntasks-per-node={tasks}",
+        *(f"--{name}={value}" for name, value in named.items() if value),
+        f"--signal=B:USR1@{resources.warning_s}",
+        "--requeue",
+        "--open-mode=append",
+        *resources.sbatch,
+    ]
+
+
+def _sbatch(options: list[str], arguments: list[str]) -> int:
+    environment = {"IMDM_HOME": str(HOME), "IMDM_PYTHON": os.environ.get("IMDM_PYTHON", sys.executable)}
+    return slurm.submit(options, str(HOME / "slurm" / "stage.sh"), arguments, environment)
+
+
+def _logs(home: Path) -> Path:
+    folder = home.resolve() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _advice(error: str, resources: ResourcesConfig) -> str:
+    if "node configuration" in error or "Requested" in error or "invalid number" in error:
+        return (
+            f"; set resources.nodes={resources.nodes}, resources.gpus_per_node={resources.gpus_per_node}, "
+            f"resources.cpus_per_task={resources.cpus_per_task} to what the machines of the partition have (sinfo)"
+        )
+    return ""
+
+
+def cancel_chain(chain: Chain) -> list[int]:
+    """Cancel the jobs of a chain that wait or run; returns their ids."""
+    live = sorted({job.id for job in live_jobs(chain, slurm.queue()).values()})
+    if live:
+        slurm.cancel(live)
+    return live

@@ -1,0 +1,92 @@
+"""Makes stages with the processes of this allocation, or of this machine: a launch for each stage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from imdm_dist.coupling.manifest import MANIFEST
+from imdm_dist.data import prepare
+from imdm_dist.launch import slurm
+from imdm_dist.launch.driver import Driver, StageStopped, back_to_the_queue
+from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml, needed
+from imdm_dist.pipeline.order import freeze, write_order
+from imdm_dist.pipeline.preflight import preflight
+from imdm_dist.pipeline.runner import make_stages
+from imdm_dist.pipeline.survey import survey
+from imdm_dist.pipeline.work import SEVERAL
+from imdm_dist.provenance import versions
+from imdm_dist.signals import EXIT_STOPPED
+
+
+def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0) -> dict[str, Path]:
+    """Make what is missing of some stages; see `make_stages`.
+
+    Args:
+        local: processes on this machine; 0 takes this job's allocation.
+
+    Raises:
+        ValueError, OSError: something does not fit, or a stage failed.
+        SystemExit: stopped in good order; a job has been put back into the queue.
+    """
+    home = root / chain.name
+    preflight(chain, stages, root, local or _tasks(), in_job=True)
+    print(_place(local), file=sys.stderr)
+    frozen = freeze(chain_yaml(chain), home)
+    with Driver(local) as driver:
+
+        def worker(stage: Stage, folders: Mapping[str, Path]) -> None:
+            module = ["imdm_dist.pipeline.order", str(write_order(home, frozen, stage.name, folders))]
+            apart = stage.kind == "coupling"
+            try:
+                driver.run(module, one=stage.kind not in SEVERAL, apart=apart)
+            except ValueError as error:
+                if not apart or not (folders[stage.name] / MANIFEST).exists():
+                    raise ValueError(f"stage {stage.name}: {error}") from None
+                print(f"{stage.name}: not every worker came to its end ({error}), others did its work", file=sys.stderr)
+
+        try:
+            return make_stages(chain, stages, root, worker)
+        except StageStopped:
+            print("stopped in good order", file=sys.stderr)
+            if not local:
+                back_to_the_queue()
+            raise SystemExit(EXIT_STOPPED) from None
+
+
+def _tasks() -> int:
+    """Processes of this job's allocation."""
+    return int(os.environ.get("SLURM_NTASKS") or os.environ["SLURM_JOB_NUM_NODES"])
+
+
+def _place(local: int) -> str:
+    """Where this runs, in a line: once for all processes."""
+    made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
+    if local:
+        return f"this machine, {local} processes; {made_with}"
+    have = os.environ
+    restarts = int(have.get("SLURM_RESTART_COUNT", 0))
+    again = f", start {restarts + 1}" if restarts else ""
+    return f"job {slurm.own_job()}{again}: {_tasks()} processes on {have['SLURM_JOB_NODELIST']}; {made_with}"
+
+
+def prepare_data(stages: Sequence[Stage]) -> None:
+    """Pack the text of stages, so that they need not."""
+    for stage in stages:
+        prepare(stage.config.data)
+
+
+def check_inputs(chain: Chain, name: str, root: Path) -> None:
+    """Check that all a stage starts from is whole: its own jobs make that.
+
+    Raises:
+        ValueError: something is not.
+    """
+    found = survey(chain, root / chain.name, quick=True)
+    for other in needed(chain, name):
+        if other.name != name and found[other.name].state != "whole":
+            raise ValueError(
+                f"stage {name} starts from {other.name}, which {found[other.name].why}: tools/pipeline.py run makes it"
+            )

@@ -1,0 +1,92 @@
+"""What a stage's result depends on, and what identifies the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from imdm_dist.config import to_dict
+from imdm_dist.coupling import verify
+from imdm_dist.coupling.manifest import read_manifest
+from imdm_dist.data import prepare
+from imdm_dist.files import hash_json, read_json, sha256_file
+from imdm_dist.pipeline.chain import Stage
+from imdm_dist.training.checkpoint_files import PATTERN, find_checkpoint, newest_checkpoint
+from imdm_dist.training.setup import SHAPING_SETTINGS, total_steps
+
+FORMAT = 1
+"""Raised when the code comes to make something else from the same settings."""
+_SETTINGS = {
+    "given": (),
+    "train": ("model", "objective", "optimizer", "inputs", "train.steps", *SHAPING_SETTINGS),
+    "coupling": ("coupling",),
+    "evaluator": ("evaluator", "engine.precision"),
+    "evaluation": ("evaluation", "train.valid_rows"),
+}
+"""Settings that a kind of stage depends on; its data count by what they hold, not by what they are called."""
+_RESULT = {"evaluator": "model.safetensors", "evaluation": "result.json"}
+
+
+def stage_identity(stage: Stage, inputs: dict[str, str], may_build: bool = True) -> dict[str, Any]:
+    """All that a stage's result depends on: settings, the data's content and digests of the stages it starts from.
+
+    Raises:
+        NotPreparedError: the data would have to be built first, and `may_build` is false.
+    """
+    data = prepare(stage.config.data, may_build)
+    return {
+        "format": FORMAT,
+        "kind": stage.kind,
+        "settings": shaping(stage),
+        "data": [data.train.fingerprint, data.valid.fingerprint],
+        "inputs": inputs,
+        "models": {name: inputs[model] for name, model in stage.models.items()},
+        "evaluator": stage.evaluator if stage.evaluator not in inputs else "",
+    }
+
+
+def shaping(stage: Stage) -> dict[str, Any]:
+    """The settings that a stage's result depends on."""
+    settings = to_dict(stage.config)
+    kept: dict[str, Any] = {}
+    for key in _SETTINGS[stage.kind]:
+        section, _, name = key.partition(".")
+        kept[key] = settings[section][name] if name else settings[section]
+    return kept
+
+
+def result_digest(stage: Stage, folder: Path) -> str:
+    """Identity of a stage's result, worked out from every byte of its files.
+
+    Raises:
+        ValueError, OSError: the result is not whole.
+    """
+    if stage.kind == "given":
+        return hash_json(find_checkpoint(folder).state["files"])
+    if stage.kind == "train":
+        found = newest_checkpoint(folder)
+        if found is None or found.step < total_steps(stage.config):
+            raise ValueError("its last checkpoint is missing")
+        return hash_json(found.state["files"])
+    if stage.kind == "coupling":
+        return str(verify(folder)["digest"])
+    return sha256_file(folder / _RESULT[stage.kind])
+
+
+def claimed_digest(stage: Stage, folder: Path) -> str:
+    """The same as the files' own lists say, with no look at what is in the files: for a quick survey.
+
+    Raises:
+        ValueError, OSError: a list is missing or says that the result is not whole.
+    """
+    if stage.kind == "given":
+        found = folder if (folder / "state.json").exists() else max(folder.glob(PATTERN), default=folder)
+        return hash_json(read_json(found / "state.json")["files"])
+    if stage.kind == "train":
+        state = read_json(max(folder.glob(PATTERN), default=folder) / "state.json")
+        if state["step"] < total_steps(stage.config):
+            raise ValueError("its last checkpoint is missing")
+        return hash_json(state["files"])
+    if stage.kind == "coupling":
+        return str(read_manifest(folder)["digest"])
+    return sha256_file(folder / _RESULT[stage.kind])

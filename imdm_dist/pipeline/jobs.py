@@ -1,0 +1,72 @@
+"""The jobs of a chain: which stage each of them makes, told by its name in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from imdm_dist.files import hash_json, read_json, write_json
+from imdm_dist.launch import slurm
+from imdm_dist.pipeline.chain import Chain, Stage
+from imdm_dist.pipeline.identity import shaping
+
+JOBS = "jobs.json"
+DATA = "prepare_data"
+"""The job that prepares data; it makes no stage."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was submitted for a stage."""
+
+    id: int
+    key: str
+    """Hash of what it was to make."""
+
+
+def stage_key(chain: Chain, stage: Stage, home: Path) -> str:
+    """Hash of what a stage is to be made of as far as settings say, where a stage's identity waits for its inputs."""
+    config = stage.config
+    inputs = {name: stage_key(chain, chain.stage(name), home) for name in chain.inputs(stage)}
+    given = config.inputs.init if stage.kind == "given" else ""
+    about = [str(home.resolve()), stage.kind, shaping(stage), asdict(config.data), stage.models, given, inputs]
+    return hash_json(about)[:8]
+
+
+def job_name(chain: Chain, what: str, key: str) -> str:
+    """Name of a job in the queue: it says which stage of what, should the record of its submission be lost."""
+    return f"{chain.name}.{what}.{key}"
+
+
+def read_jobs(home: Path) -> dict[str, Submitted]:
+    """The last job of each stage."""
+    path = home / JOBS
+    return {stage: Submitted(**job) for stage, job in read_json(path).items()} if path.exists() else {}
+
+
+def note_job(home: Path, stage: str, job: Submitted) -> None:
+    """Keep a stage's last job."""
+    jobs = read_jobs(home) | {stage: job}
+    write_json(home / JOBS, {name: asdict(one) for name, one in jobs.items()})
+
+
+def live_jobs(chain: Chain, queue: list[slurm.Job]) -> dict[str, Submitted]:
+    """Jobs of this chain that wait or run, by stage."""
+    live = {}
+    for job in queue:
+        parts = job.name.rsplit(".", 2)
+        if len(parts) == 3 and parts[0] == chain.name and job.state not in slurm.OVER:
+            live[parts[1]] = Submitted(job.id, parts[2])
+    return live
+
+
+def states(jobs: Mapping[str, Submitted], queue: list[slurm.Job]) -> dict[str, list[slurm.Job]]:
+    """What the queue, or else accounting, knows of each stage's job: one entry, or one for each element of an array."""
+    known = {stage: [entry for entry in queue if entry.id == job.id] for stage, job in jobs.items()}
+    forgotten = [jobs[stage].id for stage, entries in known.items() if not entries]
+    last = slurm.last_states(forgotten)
+    for stage, entries in known.items():
+        if not entries and (number := jobs[stage].id) in last:
+            known[stage] = [slurm.Job(number, "", "", last[number], "", "", "")]
+    return known

@@ -1,0 +1,57 @@
+"""What the processes of a stage are told, in a file; run as a module, this is such a process."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from imdm_dist.cli import guarded
+from imdm_dist.files import hash_json, publish_file, read_json, write_json
+from imdm_dist.signals import EXIT_STOPPED, heed_signals
+
+LINGER = 5.0
+"""Seconds that processes stay which have stopped in good order: srun ends all when the first is gone."""
+
+
+def freeze(text: str, home: Path) -> Path:
+    """Keep a chain's text as it is now, whatever becomes of the file it came from; returns where."""
+    path = home / "chains" / f"{hash_json(text)[:12]}.yaml"
+    if not path.exists():
+        with publish_file(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_order(home: Path, chain: Path, stage: str, folders: Mapping[str, Path]) -> Path:
+    """Write what the processes of a stage are to do; returns the file.
+
+    Args:
+        chain: its file, with all settings resolved.
+        folders: of the stage and of all that it starts from, by name.
+    """
+    path = home / "orders" / f"{folders[stage].name}.json"
+    write_json(path, {"chain": str(chain), "stage": stage, "folders": {k: str(v) for k, v in folders.items()}})
+    return path
+
+
+def main() -> None:
+    """Do this process's part."""
+    heed_signals()
+    from imdm_dist.parallel.environment import place_of_this_process
+    from imdm_dist.pipeline.chain import load_chain
+    from imdm_dist.pipeline.work import work
+
+    order = read_json(sys.argv[1])
+    chain = load_chain(order["chain"])
+    try:
+        work(chain, chain.stage(order["stage"]), {name: Path(path) for name, path in order["folders"].items()})
+    except SystemExit as end:
+        if end.code == EXIT_STOPPED and place_of_this_process().rank > 0:
+            time.sleep(LINGER)
+        raise
+
+
+if __name__ == "__main__":
+    guarded(main)

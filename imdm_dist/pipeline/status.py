@@ -1,0 +1,115 @@
+"""A chain at a glance: what is whole, what runs and how far it is, what waits and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imdm_dist.coupling.progress import progress
+from imdm_dist.launch import slurm
+from imdm_dist.pipeline.chain import Chain
+from imdm_dist.pipeline.jobs import Submitted, live_jobs, read_jobs, states
+from imdm_dist.pipeline.survey import Found, survey
+from imdm_dist.planning.text import duration
+from imdm_dist.training.heartbeat import read_heartbeat
+
+STALE_S = 120.0
+"""Age of a heartbeat in seconds from which a run counts as silent."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage in the table."""
+
+    stage: str
+    kind: str
+    state: str
+    progress: str
+    job: str
+    time_left: str
+    note: str
+
+
+def status(chain: Chain, root: Path) -> list[Row]:
+    """Look at every stage; nothing is changed. Files are believed, not read through.
+
+    Without SLURM's commands the columns of jobs stay empty.
+    """
+    home = root / chain.name
+    found = survey(chain, home, quick=True)
+    try:
+        queue = slurm.queue()
+    except ValueError:
+        queue, jobs = [], {}
+    else:
+        jobs = read_jobs(home) | live_jobs(chain, queue)
+    known = states(jobs, queue) if jobs else {}
+    return [_row(found[stage.name], jobs.get(stage.name), known.get(stage.name, [])) for stage in chain.stages]
+
+
+def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job]) -> Row:
+    stage = found.stage
+    state: str = found.state
+    note = found.why
+    how_far, left, silent = _progress(found)
+    words = {entry.state for entry in entries}
+    if found.state != "whole" and entries:
+        if "RUNNING" in words or "COMPLETING" in words:
+            state, note = "running", ", ".join(sorted({entry.nodes for entry in entries if entry.nodes}))
+            if silent:
+                note += f"; {silent}"
+        elif words & {"PENDING", "REQUEUED", "SUSPENDED"}:
+            reasons = {entry.reason for entry in entries if entry.state == "PENDING"}
+            state, note = "queued", ", ".join(sorted(reasons))
+        elif words - {"COMPLETED"}:
+            state, note = "failed", f"job ended as {', '.join(sorted(words - {'COMPLETED'})).lower()}; see its log"
+    return Row(
+        stage=stage.name,
+        kind=stage.kind,
+        state=state,
+        progress=how_far,
+        job=str(job.id) if job is not None and found.state != "whole" else "",
+        time_left=left if state == "running" else "",
+        note=note,
+    )
+
+
+def _progress(found: Found) -> tuple[str, str, str]:
+    """How far a stage is, the time it will take, and what to say if it does not move."""
+    if found.folder is None:
+        return "", "", ""
+    if found.stage.kind == "train" and (beat := read_heartbeat(found.folder)) is not None:
+        left = duration(beat.time_left) if beat.time_left is not None and beat.step < beat.last else ""
+        silent = f"no heartbeat for {duration(beat.age)}" if beat.age > STALE_S and not beat.ended else ""
+        loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
+        return f"step {beat.step:,} of {beat.last:,}{loss}", left, silent
+    if found.stage.kind == "coupling" and (there := progress(found.folder)) is not None:
+        left = duration(there.time_left) if there.time_left else ""
+        hosts = ", ".join(f"{host}: {count}" for host, count in sorted(there.workers.items()))
+        rate = f", {there.pairs_per_s:.3g} pairs/s" if there.pairs_per_s and not there.finished else ""
+        at_work = f", in hand {hosts}" if hosts else ""
+        return f"{there.shards_there} of {there.shards} shards{rate}{at_work}", left, ""
+    return "", "", ""
+
+
+def status_text(rows: Sequence[Row]) -> str:
+    """The rows as a table for a terminal."""
+    head = Row("stage", "kind", "state", "progress", "job", "time left", "")
+    cells = [list(vars(row).values()) for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def progress_line(folder: Path) -> str:
+    """How far a coupling is, in a line."""
+    there = progress(folder)
+    if there is None:
+        raise ValueError(f"{folder} holds no coupling: give the folder that tools/gen_coupling.py writes to")
+    left = f", {duration(there.time_left)} left" if there.time_left else ""
+    rate = f", {there.pairs_per_s:.3g} pairs/s" if there.pairs_per_s and not there.finished else ""
+    hosts = ", ".join(f"{host} {count}" for host, count in sorted(there.workers.items())) or "nobody"
+    end = "finished" if there.finished else f"in hand: {hosts}"
+    pairs = f"{there.pairs_there:,} of {there.pairs:,} pairs"
+    return f"{there.shards_there} of {there.shards} shards, {pairs}{rate}{left}; {end}"

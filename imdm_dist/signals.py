@@ -1,0 +1,54 @@
+"""Signals that ask a process to stop, noted from its first line on.
+
+A cluster may send one while a process still imports its libraries. What the system does by itself would kill that
+process and, with it, the other ranks of its launch, in the middle of what they do.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_STOPPED = 75
+"""Exit code of a process that was asked to stop and did so in good order (EX_TEMPFAIL: start it again to go on)."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+_cause: str | None = None
+_leaving = False
+
+
+def heed_signals() -> None:
+    """From now on a signal to stop is noted, and nothing more; call it in the main thread, before long imports."""
+    for number in SIGNALS:
+        signal.signal(number, _note)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _cause
+    _cause = _cause or signal.Signals(number).name
+    if _leaving:
+        raise SystemExit(EXIT_STOPPED)
+
+
+def noted() -> str | None:
+    """Name of the first signal since `heed_signals`, if there was one."""
+    return _cause
+
+
+@contextmanager
+def leaving_at_signals() -> Iterator[None]:
+    """Inside, a signal that is noted, or was before, ends the process in good order: for work without checkpoints.
+
+    Raises:
+        SystemExit: with `EXIT_STOPPED`.
+    """
+    global _leaving
+    if _cause:
+        raise SystemExit(EXIT_STOPPED)
+    _leaving = True
+    try:
+        yield
+    finally:
+        _leaving = False

@@ -1,0 +1,190 @@
+"""A run's signs of life: what the loop marks as it goes, and heartbeat.json, which tells those outside.
+
+The loop only sets attributes; a thread of rank 0 writes the file every few seconds. Neither waits for the device. The
+file is replaced and never synced: it is worth nothing after a power cut, and a full disk only makes it grow old.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from imdm_dist.files import read_json
+from imdm_dist.parallel.topology import Topology
+
+NAME = "heartbeat.json"
+INTERVAL = 5.0
+"""Seconds between two beats."""
+RECENT = 50
+"""Steps over which the seconds per step are averaged."""
+Part = Literal["starting", "data", "gradients", "update", "record", "validating", "saving", "closing"]
+"""What the loop is at, in the order of a step."""
+PARTS: tuple[Part, ...] = get_args(Part)
+End = Literal["finished", "stopped", "failed"]
+
+
+class Pulse:
+    """Where the loop of this rank is; it marks, threads read.
+
+    Args:
+        done: steps done before.
+        last: steps in all.
+    """
+
+    def __init__(self, done: int, last: int) -> None:
+        self.last = last
+        self.place: tuple[int, Part] = (done, "starting")
+        """Steps done, and what the step after them is at; for one that is starting or closing, the run."""
+        self.signs = 0
+        """Marks made so far."""
+        self.first = True
+        """Whether no step has ended yet in this process."""
+        self.saved = done
+        """Steps of the newest checkpoint that was begun."""
+        self.loss: float | None = None
+        self.tokens_per_s: float | None = None
+        self.end: End | None = None
+        """How it ended, once it has."""
+        self.hung = False
+        """Set by whoever found that the loop makes no steps any more; then it may not go on."""
+        self._ends: deque[float] = deque(maxlen=RECENT + 1)
+
+    def at(self, part: Part) -> None:
+        """Mark that the next part of a step begins. Where a hang was found nothing begins any more."""
+        self._mark((self.place[0], part))
+
+    def end_step(self, done: int) -> None:
+        """Mark that step `done` has ended."""
+        self.first = False
+        self._ends.append(time.monotonic())
+        self._mark((done, "data"))
+
+    def _mark(self, place: tuple[int, Part]) -> None:
+        self.place = place
+        self.signs += 1
+        # After the mark: whoever sets this and then reads the place knows what the loop will not begin any more.
+        if self.hung:
+            threading.Event().wait()
+
+    def record(self, loss: float | None, tokens_per_s: float) -> None:
+        """Note what the last line of the record says."""
+        self.loss, self.tokens_per_s = loss, tokens_per_s
+
+    def seconds_per_step(self) -> float | None:
+        """Mean of the last steps, saving and validation included; None before there are two."""
+        ends = list(self._ends)
+        return (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else None
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What heartbeat.json says."""
+
+    step: int
+    """Steps done."""
+    last: int
+    """Steps in all."""
+    state: str
+    """starting, training, validating, saving or closing; at the end finished, stopped, failed or hung."""
+    time: float
+    """Seconds since the epoch by the clock of the host that wrote it."""
+    seconds_per_step: float | None
+    """Over the last steps, saving and validation included."""
+    loss: float | None
+    """Of the record's last line."""
+    tokens_per_s: float | None
+    """Of the record's last line."""
+    job: str
+    """SLURM_JOB_ID, empty outside of SLURM."""
+    restarts: int
+    """SLURM_RESTART_COUNT."""
+    host: str
+    pid: int
+    world: int
+
+    @property
+    def age(self) -> float:
+        """Seconds since the beat by the clock of this host: as good as the two hosts' clocks agree, and 0 or more."""
+        return max(0.0, time.time() - self.time)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process said that it ends. One that was killed could not: it beats no more."""
+        return self.state in ("hung", *get_args(End))
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds of training left when it beat, at the pace of the last steps; None while that is not known."""
+        return None if self.seconds_per_step is None else (self.last - self.step) * self.seconds_per_step
+
+
+def read_heartbeat(folder: Path | str) -> Heartbeat | None:
+    """The last heartbeat of a run; None if it has not begun.
+
+    Raises:
+        ValueError: the file is no heartbeat.
+    """
+    try:
+        return Heartbeat(**read_json(Path(folder) / NAME))
+    except FileNotFoundError:
+        return None
+    except TypeError as error:
+        raise ValueError(f"{folder}/{NAME} is no heartbeat ({error}): remove it") from None
+
+
+def write_heartbeat(pulse: Pulse, folder: Path, world: int) -> None:
+    """Replace the file; what the disk has against it is passed over."""
+    done, part = pulse.place
+    doing = "training" if part in ("data", "gradients", "update", "record") else part
+    beat = Heartbeat(
+        step=done,
+        last=pulse.last,
+        state="hung" if pulse.hung else pulse.end or doing,
+        time=time.time(),
+        seconds_per_step=pulse.seconds_per_step(),
+        loss=pulse.loss,
+        tokens_per_s=pulse.tokens_per_s,
+        job=os.environ.get("SLURM_JOB_ID", ""),
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        world=world,
+    )
+    aside = folder / f".{NAME}.tmp"
+    with suppress(OSError):
+        aside.write_text(json.dumps(asdict(beat)) + "\n", encoding="utf-8")
+        os.replace(aside, folder / NAME)
+
+
+@contextmanager
+def heartbeat(pulse: Pulse, folder: Path, topology: Topology) -> Iterator[None]:
+    """Keep heartbeat.json up to date while inside; rank 0 does."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        write_heartbeat(pulse, folder, topology.world)
+        while not stop.wait(INTERVAL):
+            write_heartbeat(pulse, folder, topology.world)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    if topology.first:
+        thread.start()
+    try:
+        yield
+    except BaseException:
+        pulse.end = "failed"
+        raise
+    finally:
+        if topology.first:
+            stop.set()
+            thread.join(INTERVAL)
+            write_heartbeat(pulse, folder, topology.world)

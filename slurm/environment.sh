@@ -1,0 +1,17 @@
+# What all batch scripts here do first: find the checkout, Python and what the site needs. Sourced, not submitted.
+
+# SLURM runs a copy of the script, which does not know where it came from: submit from the checkout, or set IMDM_HOME.
+IMDM_HOME=${IMDM_HOME:-$SLURM_SUBMIT_DIR}
+if [[ ! -e $IMDM_HOME/tools/pipeline.py ]]; then
+    echo "error: $IMDM_HOME is not the checkout: submit from there, or set IMDM_HOME to it" >&2
+    exit 2
+fi
+# slurm/site.sh, which is yours and no part of the repository: modules, proxies, NCCL's network interface and so on.
+if [[ -e $IMDM_HOME/slurm/site.sh ]]; then . "$IMDM_HOME/slurm/site.sh"; fi
+if [[ -z ${IMDM_PYTHON:-} ]]; then
+    IMDM_PYTHON=$IMDM_HOME/.venv/bin/python
+    [[ -x $IMDM_PYTHON ]] || IMDM_PYTHON=$(command -v python3)
+fi
+export IMDM_HOME IMDM_PYTHON
+# Settings for a job as it is submitted, without a change to any file: IMDM_OVERRIDES="train.steps=10 redi/train.seed=1"
+read -ra IMDM_OVERRIDE_LIST <<<"${IMDM_OVERRIDES:-}"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Coupling of LM1B: 100,000 pairs by the SDTT student, an array of four jobs that share the shards.
+#   sbatch slurm/lm1b_small_coupling.sh [key.sub=value ...]
+#SBATCH --job-name=lm1b_small_coupling
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --time=12:00:00
+#SBATCH --output=%x-%A_%a.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+#SBATCH --array=0-3
+
+. "${IMDM_HOME:-$SLURM_SUBMIT_DIR}/slurm/environment.sh"
+exec "$IMDM_PYTHON" "$IMDM_HOME/tools/pipeline.py" here "$IMDM_HOME/configs/pipeline/lm1b_small.yaml" --stage pairs --only \
+    "${IMDM_OVERRIDE_LIST[@]}" "$@"

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# IMDM student of the LM1B teacher by SDTT, 7 rounds of 10,000 steps.
+#   sbatch slurm/lm1b_small_sdtt.sh [key.sub=value ...]
+#SBATCH --job-name=lm1b_small_sdtt
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --time=24:00:00
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+
+. "${IMDM_HOME:-$SLURM_SUBMIT_DIR}/slurm/environment.sh"
+exec "$IMDM_PYTHON" "$IMDM_HOME/tools/pipeline.py" here "$IMDM_HOME/configs/pipeline/lm1b_small.yaml" --stage sdtt \
+    "${IMDM_OVERRIDE_LIST[@]}" "$@"

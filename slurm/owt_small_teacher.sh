@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# MDLM teacher on OpenWebText: GPT-2-small, 1M steps.
+#   sbatch slurm/owt_small_teacher.sh [key.sub=value ...]
+#SBATCH --job-name=owt_small_teacher
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --time=72:00:00
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+
+. "${IMDM_HOME:-$SLURM_SUBMIT_DIR}/slurm/environment.sh"
+exec "$IMDM_PYTHON" "$IMDM_HOME/tools/pipeline.py" here "$IMDM_HOME/configs/pipeline/owt_small.yaml" --stage teacher \
+    "${IMDM_OVERRIDE_LIST[@]}" "$@"

@@ -1,0 +1,95 @@
+"""A chain of stages as a pipeline: see what is there, submit what is missing to SLURM, or make it here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from imdm_dist.cli import guarded
+from imdm_dist.signals import heed_signals
+
+EXAMPLE = """examples:
+  python tools/pipeline.py run configs/pipeline/owt_860m.yaml            submit what is missing, a job a stage
+  python tools/pipeline.py status configs/pipeline/owt_860m.yaml
+  python tools/pipeline.py run configs/embedded_chain.yaml --local       make it on this machine instead
+  python tools/pipeline.py here configs/pipeline/owt_860m.yaml --stage redi    in a batch script (slurm/*.sh)
+  python tools/pipeline.py provenance runs/owt_860m/redi-0a1b2c3d
+Settings win over the file's, in all stages or in one: train.seed=1 teacher/resources.nodes=4
+Giving a command again is always safe: what is whole is kept, what was cut off goes on."""
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    helps = {
+        "run": "submit what is missing",
+        "status": "a table of the stages",
+        "cancel": "cancel the jobs; what they have made is kept",
+        "here": "make stages with the processes of this job",
+    }
+    for command, text in helps.items():
+        sub = commands.add_parser(command, help=text, description=text)
+        sub.add_argument("chain", help="YAML file of the chain")
+        sub.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+        if command in ("run", "here"):
+            sub.add_argument("--local", nargs="?", type=int, const=1, default=0, metavar="N",
+                             help="on this machine, in N processes (default: 1)")  # fmt: skip
+        if command == "here":
+            sub.add_argument("--stage", help="this stage and what it starts from (default: all)")
+            sub.add_argument("--only", action="store_true", help="refuse to make what it starts from")
+            sub.add_argument("--data", action="store_true", help="prepare the data and stop")
+        sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    sub = commands.add_parser("provenance", help="what a stage was made from", description="what a stage was made from")
+    sub.add_argument("folder", help="folder of a whole stage")
+    # Options may stand between settings, which argparse does not allow by itself where there are subcommands.
+    arguments, rest = parser.parse_known_args()
+    wrong = [one for one in rest if one.startswith("-") or arguments.command == "provenance"]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    heed_signals()
+    if arguments.command == "provenance":
+        from imdm_dist.pipeline.provenance import provenance
+
+        print(provenance(arguments.folder))
+        return
+    from imdm_dist.pipeline.chain import load_chain, needed
+
+    chain = load_chain(arguments.chain, arguments.overrides)
+    if arguments.command == "status":
+        from imdm_dist.pipeline.status import status, status_text
+
+        print(status_text(status(chain, arguments.root)))
+    elif arguments.command == "cancel":
+        from imdm_dist.pipeline.cluster import cancel_chain
+
+        cancelled = cancel_chain(chain)
+        print(f"cancelled {', '.join(map(str, cancelled))}" if cancelled else "no job of this chain is in the queue")
+    elif arguments.command == "run" and not arguments.local:
+        from imdm_dist.pipeline.cluster import submit_chain
+
+        submit_chain(chain, arguments.root)
+    else:
+        from imdm_dist.pipeline.here import check_inputs, make_here, prepare_data
+
+        wanted = getattr(arguments, "stage", None)
+        stages = needed(chain, wanted) if wanted else chain.stages
+        if getattr(arguments, "data", False):
+            prepare_data(stages)
+            return
+        if getattr(arguments, "only", False):
+            check_inputs(chain, wanted, arguments.root)
+        for name, folder in make_here(chain, stages, arguments.root, arguments.local).items():
+            print(f"{name}: {folder}")
+
+
+if __name__ == "__main__":
+    guarded(main)

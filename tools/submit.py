@@ -1,0 +1,51 @@
+"""Submit a training run through Submitit: to SLURM, or as processes of this machine with --local."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from imdm_dist.cli import guarded
+from imdm_dist.config import Config, load_config
+
+EXAMPLE = """examples:
+  python tools/submit.py runs/teacher --config configs/embedded.yaml --nodes 2 --gpus-per-node 8 --time 24:00:00
+  python tools/submit.py runs/teacher --config configs/embedded.yaml --local resources.tasks_per_node=2
+  python tools/submit.py runs/teacher --config configs/embedded.yaml --nodes 2 --gpus-per-node 8 --dry-run
+The job saves and goes back to the queue before its time limit and when it is preempted. The options are short for
+settings of the section resources, which the file may hold too."""
+OPTIONS = ("nodes", "gpus-per-node", "tasks-per-node", "cpus-per-task", "memory", "time", "partition", "account")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="run folder; Submitit's own files go into it too")
+    parser.add_argument("--config", help="YAML file of settings")
+    for option in OPTIONS:
+        parser.add_argument(f"--{option}", help=f"resources.{option.replace('-', '_')}")
+    parser.add_argument("--local", action="store_true", help="processes of this machine instead of SLURM")
+    parser.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+    parser.add_argument("--wait", action="store_true", help="wait for the end, and fail if the job does")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    arguments = parser.parse_intermixed_args()
+    given = {option.replace("-", "_"): getattr(arguments, option.replace("-", "_")) for option in OPTIONS}
+    options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
+    config = load_config(Config, arguments.config, [*options, *arguments.overrides])
+    from imdm_dist.launch.submit import script, submit
+    from imdm_dist.pipeline.preflight import check_run
+
+    check_run(config, arguments.folder)
+    if arguments.dry_run:
+        print(script(config, arguments.folder))
+        return
+    job = submit(config, arguments.folder, arguments.local)
+    print(f"job {job.job_id}; logs in {job.paths.folder}", file=sys.stderr)
+    if arguments.wait:
+        print(job.results()[0])
+
+
+if __name__ == "__main__":
+    guarded(main)

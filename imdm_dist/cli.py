@@ -17,10 +17,16 @@ def guarded(main: Callable[[], int | None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("IMDM_TRACEBACK"):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {in_a_line(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def in_a_line(error: ValueError | OSError) -> str:
+    """An error as one line, with a remedy where the system's own words have none."""
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename}: change its rights (ls -ld shows them), or name another place"
+    return " ".join(str(error).split()) or type(error).__name__

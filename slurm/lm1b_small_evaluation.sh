@@ -13,5 +13,5 @@
 #SBATCH --signal=B:USR1@300
 
 . "${IMDM_HOME:-$SLURM_SUBMIT_DIR}/slurm/environment.sh"
-exec "$IMDM_PYTHON" "$IMDM_HOME/tools/pipeline.py" here "$IMDM_HOME/configs/pipeline/lm1b_small.yaml" --stage table \
+exec "$IMDM_PYTHON" "$IMDM_HOME/tools/pipeline.py" here "$IMDM_HOME/configs/pipeline/lm1b_small.yaml" --stage table --only \
     "${IMDM_OVERRIDE_LIST[@]}" "$@"

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+
+from imdm_dist.signals import SIGNALS
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
@@ -22,12 +25,16 @@ def call(cwd, tool, *arguments):
     out, err = io.StringIO(), io.StringIO()
     argv = [str(ROOT / "tools" / tool), *map(str, arguments)]
     streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with contextlib.chdir(cwd), mock.patch.object(sys, "argv", argv), streams[0], streams[1]:
         try:
             runpy.run_path(argv[0], run_name="__main__")
             code = 0
         except SystemExit as exit_:
             code = exit_.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 

@@ -1,7 +1,7 @@
 """Make a coupling: pairs (start, noise seed, result) by rollouts of a teacher, in shards.
 
 As typed without --teacher it uses the embedded text and trains a small teacher first if there is none.
-Start the same command on as many machines as you like: workers share the folder and take missing shards.
+Start the same command on as many machines as you like, or under srun: workers share the folder and take missing shards.
 A killed run goes on when the command is given again.
 """
 
@@ -20,7 +20,9 @@ from imdm_dist.signals import EXIT_STOPPED, heed_signals, leaving_at_signals
 
 EXAMPLE = """examples:
   python tools/gen_coupling.py --shards 64
-  python tools/gen_coupling.py --teacher runs/teacher --pairs 100000 --shards 256 --noise-policy fixed"""
+  python tools/gen_coupling.py --teacher runs/teacher --pairs 100000 --shards 256 --noise-policy fixed
+  python tools/gen_coupling.py --status runs/coupling-0a1b2c3d
+  sbatch --array=0-3 slurm/gen_coupling.sh --shards 64        four jobs, or --nodes=4 for one of four machines"""
 EMBEDDED = Path(__file__).resolve().parent.parent / "configs" / "embedded.yaml"
 EMBEDDED_TEACHER = Path("runs/embedded/teacher")
 
@@ -42,6 +44,7 @@ def parse() -> argparse.Namespace:
     kind.add_argument("--plain", dest="kind", action="store_const", const="plain", help="start from masks alone")
     parser.add_argument("--noise-policy", help="posterior, fixed or fresh mask noise between steps")
     parser.add_argument("--prompts", help="text file, one prompt a line, to be completed (goes with --plain)")
+    parser.add_argument("--status", metavar="FOLDER", help="say how far all workers are, and stop")
     parser.add_argument("--workers", type=int, help="processes on this machine (default: one a core or GPU)")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
     return parser.parse_intermixed_args()
@@ -61,9 +64,15 @@ def check_prompts(arguments: argparse.Namespace, config: Config) -> None:
 
 def main() -> None:
     arguments = parse()
+    if arguments.status:
+        from imdm_dist.pipeline.status import progress_line
+
+        print(progress_line(Path(arguments.status)))
+        return
     heed_signals()
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
+    from imdm_dist.parallel.environment import place_of_this_process
     from imdm_dist.pipeline.rollouts import generate_coupling, worker_count
     from imdm_dist.training.checkpoint import load_model
     from imdm_dist.training.loop import train
@@ -94,10 +103,12 @@ def main() -> None:
         prompts_PL = read_prompts(arguments.prompts, data.tokenizer, data.train.length)
         identity["prompts"] = prompts_PL.tolist()
     folder = Path(arguments.out or teacher.parent / f"coupling-{hash_json(identity)[:8]}")
-    print(f"{config.coupling.pairs} pairs in {config.coupling.shards} shards go to {folder}", file=sys.stderr)
+    if place_of_this_process().rank == 0:
+        print(f"{config.coupling.pairs} pairs in {config.coupling.shards} shards go to {folder}", file=sys.stderr)
     with leaving_at_signals():
         generate_coupling(config, teacher, folder, workers, prompts_PL)
-    print(folder)
+    if place_of_this_process().rank == 0:
+        print(folder)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def parse() -> argparse.Namespace:
         sub.add_argument("chain", help="YAML file of the chain")
         sub.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
         if command in ("run", "here"):
-            sub.add_argument("--local", nargs="?", type=int, const=1, default=0, metavar="N",
-                             help="on this machine, in N processes (default: 1)")  # fmt: skip
+            sub.add_argument("--local", action="store_true", help="on this machine instead")
+            sub.add_argument("--processes", type=int, default=1, metavar="N", help="of --local (default: 1)")
         if command == "here":
             sub.add_argument("--stage", help="this stage and what it starts from (default: all)")
             sub.add_argument("--only", action="store_true", help="refuse to make what it starts from")
@@ -71,7 +71,7 @@ def main() -> None:
     elif arguments.command == "cancel":
         from imdm_dist.pipeline.cluster import cancel_chain
 
-        cancelled = cancel_chain(chain)
+        cancelled = cancel_chain(arguments.root / chain.name)
         print(f"cancelled {', '.join(map(str, cancelled))}" if cancelled else "no job of this chain is in the queue")
     elif arguments.command == "run" and not arguments.local:
         from imdm_dist.pipeline.cluster import submit_chain
@@ -86,8 +86,11 @@ def main() -> None:
             prepare_data(stages)
             return
         if getattr(arguments, "only", False):
+            if not wanted:
+                raise ValueError("--only goes with --stage: name the stage")
             check_inputs(chain, wanted, arguments.root)
-        for name, folder in make_here(chain, stages, arguments.root, arguments.local).items():
+        processes = arguments.processes if arguments.local else 0
+        for name, folder in make_here(chain, stages, arguments.root, processes).items():
             print(f"{name}: {folder}")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import imdm_dist
 from imdm_dist.launch import slurm
 from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
-from imdm_dist.signals import EXIT_STOPPED, SIGNALS
+from imdm_dist.signals import EXIT_STOPPED, SIGNALS, noted
 
 
 class StageStopped(Exception):
@@ -38,7 +38,7 @@ class Driver:
 
     def __init__(self, local: int = 0) -> None:
         self.local = local
-        self.asked: str | None = None
+        self.asked = noted()
         self._process: subprocess.Popen[bytes] | None = None
         self._before: dict[int, Any] = {}
 
@@ -57,10 +57,11 @@ class Driver:
             # SIGTERM would make srun kill the processes, which must save first.
             self._process.send_signal(signal.SIGUSR1 if not self.local else signal.SIGTERM)
 
-    def run(self, module: Sequence[str], one: bool = False, apart: bool = False) -> None:
-        """Run `python -m module` in every process of the allocation, and wait for its end.
+    def run(self, program: Sequence[str], one: bool = False, apart: bool = False) -> None:
+        """Run a Python program in every process of the allocation, and wait for its end.
 
         Args:
+            program: what follows `python`: a script, or -m and a module, and arguments.
             one: in a single process instead.
             apart: the processes do not wait for each other, so that the end of one is no reason to end all.
 
@@ -71,7 +72,7 @@ class Driver:
         if self.asked:
             raise StageStopped
         command, environment = self._launcher(one, apart), {**os.environ, **self._environment()}
-        self._process = subprocess.Popen([*command, *module], env=environment, stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen([*command, *program], env=environment, stdin=subprocess.DEVNULL)
         code = self._process.wait()
         self._process = None
         if code == 0:
@@ -82,12 +83,11 @@ class Driver:
         raise ValueError(f"its processes ended with exit code {code}: see the messages above and its folder logs/")
 
     def _launcher(self, one: bool, apart: bool) -> list[str]:
-        python = [sys.executable, "-m"]
+        python = [sys.executable]
         if self.local == 1 or (self.local and one):
             return python
         if self.local:
-            torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.local}", "-m"]
-            return [*python, *torchrun]
+            return [*python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.local}"]
         options = ["--nodes=1", "--ntasks=1"] if one else []
         return ["srun", f"--kill-on-bad-exit={int(not apart)}", *options, *python]
 

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from imdm_dist.config.resources import ResourcesConfig
+
 WAITS_S = 60
 """Seconds that a command of SLURM may take."""
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
@@ -36,6 +38,16 @@ def in_allocation() -> bool:
     return "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ
 
 
+def need_allocation() -> None:
+    """Check that steps can be started here.
+
+    Raises:
+        ValueError: not so.
+    """
+    if not in_allocation():
+        raise ValueError("this is no SLURM job: start it in a batch script (see slurm/), or with --local, here")
+
+
 def own_job() -> str:
     """Id of the job that this process is part of, also as an element of an array."""
     have = os.environ
@@ -60,7 +72,10 @@ def call(command: Sequence[str], env: dict[str, str] | None = None) -> str:
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} did not answer for {WAITS_S} s: try again when SLURM does") from None
     if done.returncode != 0:
-        raise ValueError(f"{command[0]} refused: {' '.join(done.stderr.replace('sbatch: error: ', '').split())}")
+        said = " ".join(done.stderr.replace(f"{command[0]}: error: ", "").split())
+        if "configuration source" in said:  # the commands are installed, and no cluster is
+            said = "it finds no cluster: run this on a login node, or with --local on this machine alone"
+        raise ValueError(f"{command[0]} refused: {said}")
     return done.stdout
 
 
@@ -129,7 +144,24 @@ def cancel(ids: Iterable[int]) -> None:
     call(["scancel", *map(str, ids)])
 
 
-def partitions() -> dict[str, int]:
-    """How many machines each partition has; the default one's name ends with a star."""
+def check_machines(resources: ResourcesConfig) -> None:
+    """Check that a partition has the machines: SLURM takes a job that asks for more, and lets it wait for ever.
+
+    Raises:
+        ValueError: it has not, or there is no such partition.
+    """
     lines = call(["sinfo", "--noheader", "--summarize", "--format=%P|%D"]).splitlines()
-    return {name: int(count) for name, _, count in (line.partition("|") for line in lines)}
+    found = {name: int(count) for name, _, count in (line.partition("|") for line in lines)}
+    sizes = {name.rstrip("*"): count for name, count in found.items()}
+    default = ",".join(name.rstrip("*") for name in found if name.endswith("*"))
+    # sbatch takes a list, and any one of these.
+    chosen = resources.partition or os.environ.get("SBATCH_PARTITION") or default
+    wanted = [name for name in chosen.split(",") if name]
+    for name in wanted:
+        if name not in sizes:
+            raise ValueError(f"there is no partition {name}: set resources.partition to one of {', '.join(sizes)}")
+    if wanted and resources.nodes > (most := max(sizes[name] for name in wanted)):
+        raise ValueError(
+            f"partition {','.join(wanted)} has {most} machines, resources.nodes={resources.nodes}: "
+            f"set it to {most} or fewer"
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from imdm_dist.config import Config
 from imdm_dist.config.resources import ResourcesConfig
+from imdm_dist.launch import slurm
 from imdm_dist.launch.submitit_job import TIMEOUTS, TrainJob
 
 LOGS = "submitit"
@@ -37,6 +38,7 @@ def submit(config: Config, folder: Path, local: bool) -> Any:
             tasks_per_node=resources.tasks, gpus_per_node=gpus, timeout_min=minutes, setup=_setup()
         )
     else:
+        slurm.check_machines(resources)
         try:
             executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=TIMEOUTS)
         except RuntimeError as error:

@@ -5,6 +5,7 @@ Groups are megatron-core's. Ranks that share a model are neighbours, so that the
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,19 @@ class Topology:
     def first(self) -> bool:
         """Whether this is the rank that writes logs and speaks on the console."""
         return self.rank == 0
+
+    def __str__(self) -> str:
+        """The launch in a line, with what was set for NCCL."""
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        set_for_nccl = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NCCL_")]
+        return ", ".join(
+            [
+                f"{self.world} processes ({self.tp} tensor parallel x {self.dp} data parallel)",
+                f"{dist.get_backend()} on {device}",
+                f"{torch.get_num_threads()} threads each",
+                *set_for_nccl,
+            ]
+        )
 
     def barrier(self) -> None:
         """Wait for all ranks, on the host."""

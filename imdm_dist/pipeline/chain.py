@@ -72,6 +72,7 @@ class Chain:
 
 def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
     """Read a chain; `key.sub=value` overrides win over the file, in all stages or as `stage/key.sub=value` in one.
+    `stage/evaluator=NAME` names another evaluator.
 
     Raises:
         ValueError: the file is no chain, or names stages or settings that do not exist or do not fit.
@@ -87,12 +88,27 @@ def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
     name = Path(path).stem if content.get("name") is None else content["name"]
     check_name(name, f"name of {path}")
     check_entries(path, content["stages"])
-    names = [entry["name"] for entry in content["stages"]]
+    entries, overrides = _with_evaluators(content["stages"], overrides)
+    check_entries(path, entries)
+    names = [entry["name"] for entry in entries]
     for override in overrides:
         stage, slash, _ = override.split("=")[0].partition("/")
         if slash and stage not in names:
             raise ValueError(f"{override}: there is no stage {stage}; stages are {', '.join(names)}")
-    return Chain(name, tuple(_stage(path, base, entry, overrides) for entry in content["stages"]))
+    return Chain(name, tuple(_stage(path, base, entry, overrides) for entry in entries))
+
+
+def _with_evaluators(
+    entries: Sequence[dict[str, Any]], overrides: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The stages with the evaluators that `stage/evaluator=NAME` names, and the other overrides.
+
+    It is the one key of a stage that is a place on the user's machine.
+    """
+    given = {o.partition("/evaluator=")[0]: o.partition("/evaluator=")[2] for o in overrides if "/evaluator=" in o}
+    changed = [{**entry, "evaluator": given[entry["name"]]} if entry["name"] in given else entry for entry in entries]
+    names = [entry["name"] for entry in entries]
+    return changed, [o for o in overrides if o.partition("/evaluator=")[0] not in given or o.split("/")[0] not in names]
 
 
 def _stage(path: Path | str, base: dict[str, Any], entry: dict[str, Any], overrides: Sequence[str]) -> Stage:

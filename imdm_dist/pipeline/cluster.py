@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from imdm_dist.config.resources import ResourcesConfig
@@ -12,11 +13,13 @@ from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
 from imdm_dist.pipeline.order import freeze
 from imdm_dist.pipeline.preflight import preflight
-from imdm_dist.pipeline.survey import Found, survey
+from imdm_dist.pipeline.survey import UNPREPARED, Found, survey
 from imdm_dist.pipeline.work import SEVERAL
 
 HOME = Path(__file__).resolve().parent.parent.parent
 """The checkout: batch scripts and tools lie beside the package."""
+ENDING_S = 60.0
+"""Seconds that the end of a job is waited for."""
 
 
 def submit_chain(chain: Chain, root: Path) -> dict[str, Submitted]:
@@ -26,29 +29,65 @@ def submit_chain(chain: Chain, root: Path) -> dict[str, Submitted]:
         The jobs that are now in the queue, by stage.
 
     Raises:
-        ValueError: something is missing or does not fit, SLURM refuses a job, or a job for other settings is there.
+        ValueError: something is missing or does not fit, SLURM refuses a job, or a job for other settings is there;
+            nothing has been submitted.
     """
     home = root / chain.name
+    live = _live(home)
     found = survey(chain, home)
     todo = [stage for stage in chain.stages if found[stage.name].state != "whole"]
     preflight(chain, todo, root)
+    _check_given(todo, found)
     _check_machines(todo)
-    live = live_jobs(chain, slurm.queue())
     _refuse_others(chain, todo, live, home)
     frozen = freeze(chain_yaml(chain), home)
-    jobs: dict[str, Submitted] = {}
-    if any("data" in found[stage.name].why for stage in todo):
-        jobs[DATA] = live.get(DATA) or _submit_data(chain, frozen, root)
-    for stage in chain.stages:
-        if found[stage.name].state == "whole":
-            print(f"{stage.name}: there already ({found[stage.name].folder})", file=sys.stderr)
-        elif stage.name in live:
-            jobs[stage.name] = live[stage.name]
-            print(f"{stage.name}: job {live[stage.name].id} is in the queue already", file=sys.stderr)
-        else:
-            before = [jobs[name].id for name in (DATA, *chain.inputs(stage)) if name in jobs]
-            jobs[stage.name] = _submit(chain, found[stage.name], frozen, root, before)
-    return jobs
+    new: dict[str, Submitted] = {}
+    kept: dict[str, Submitted] = {}
+    try:
+        if any(found[stage.name].why == UNPREPARED for stage in todo):
+            if DATA in live:
+                kept[DATA] = live[DATA]
+            else:
+                new[DATA] = _submit_data(chain, frozen, root)
+        for stage in chain.stages:
+            name, inputs = stage.name, chain.inputs(stage)
+            if found[name].state == "whole":
+                print(f"{name}: there already ({found[name].folder})", file=sys.stderr)
+                continue
+            if name in live and not new.keys() & set(inputs):
+                kept[name] = live[name]
+                print(f"{name}: job {live[name].id} is in the queue already", file=sys.stderr)
+                continue
+            if name in live:
+                # It waits for a job that ended without a result.
+                slurm.cancel([live[name].id])
+            jobs = kept | new
+            new[name] = _submit(
+                chain, found[name], frozen, root, [jobs[one].id for one in (DATA, *inputs) if one in jobs]
+            )
+    except ValueError:
+        if new:
+            slurm.cancel(job.id for job in new.values())
+        raise
+    return kept | new
+
+
+def _live(home: Path) -> dict[str, Submitted]:
+    """The chain's jobs that wait or run; of a job that is ending it is waited for how, for it may be queued again."""
+    until = time.monotonic() + ENDING_S
+    while True:
+        queue = slurm.queue()
+        ending = live_jobs(home, [job for job in queue if job.state == "COMPLETING"])
+        if not ending or time.monotonic() > until:
+            return live_jobs(home, queue)
+        time.sleep(0.5)
+
+
+def _check_given(todo: list[Stage], found: dict[str, Found]) -> None:
+    """Check that what is to be given is there: no job makes it."""
+    for stage in todo:
+        if stage.kind == "given":
+            raise ValueError(f"stage {stage.name} {found[stage.name].why}")
 
 
 def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], home: Path) -> None:
@@ -61,22 +100,11 @@ def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], 
 
 
 def _check_machines(todo: list[Stage]) -> None:
-    """Check that partitions have the machines: SLURM takes a job that asks for more, and lets it wait for ever."""
-    sizes = slurm.partitions()
-    default = next((name for name in sizes if name.endswith("*")), "")
-    sizes = {name.rstrip("*"): count for name, count in sizes.items()}
     for stage in todo:
-        name = stage.config.resources.partition or default.rstrip("*")
-        if name and name not in sizes:
-            raise ValueError(
-                f"stage {stage.name}: there is no partition {name}: "
-                f"set resources.partition to one of {', '.join(sizes)}"
-            )
-        if stage.config.resources.nodes > sizes.get(name, stage.config.resources.nodes):
-            raise ValueError(
-                f"stage {stage.name}: partition {name} has {sizes[name]} machines, resources.nodes="
-                f"{stage.config.resources.nodes}: set it to {sizes[name]} or fewer"
-            )
+        try:
+            slurm.check_machines(stage.config.resources)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name}: {error}") from None
 
 
 def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: list[int]) -> Submitted:
@@ -86,7 +114,7 @@ def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: list[i
     array = [f"--array=0-{resources.array - 1}"] if stage.kind == "coupling" and resources.array > 1 else []
     after = [f"--dependency=afterok:{':'.join(map(str, before))}", "--kill-on-invalid-dep=yes"] if before else []
     options = [
-        f"--job-name={job_name(chain, stage.name, key)}",
+        f"--job-name={job_name(home, stage.name, key)}",
         *sbatch_options(resources, one=stage.kind not in SEVERAL),
         *array,
         *after,
@@ -108,7 +136,7 @@ def _submit_data(chain: Chain, frozen: Path, root: Path) -> Submitted:
     home = root / chain.name
     first = chain.stages[0].config.resources
     resources = ResourcesConfig(time=first.time, partition=first.partition, account=first.account, sbatch=first.sbatch)
-    name = job_name(chain, DATA, "prepare")
+    name = job_name(home, DATA, "prepare")
     options = [f"--job-name={name}", *sbatch_options(resources, one=True), f"--output={_logs(home)}/{DATA}-%j.log"]
     job = Submitted(_sbatch(options, [str(frozen), "--data", "--root", str(root)]), "prepare")
     note_job(home, DATA, job)
@@ -155,17 +183,16 @@ def _logs(home: Path) -> Path:
 
 
 def _advice(error: str, resources: ResourcesConfig) -> str:
-    if "node configuration" in error or "Requested" in error or "invalid number" in error:
-        return (
-            f"; set resources.nodes={resources.nodes}, resources.gpus_per_node={resources.gpus_per_node}, "
-            f"resources.cpus_per_task={resources.cpus_per_task} to what the machines of the partition have (sinfo)"
-        )
+    if any(word in error for word in ("configuration", "specification", "invalid number")):
+        asked = {name: getattr(resources, name) for name in ("nodes", "gpus_per_node", "cpus_per_task", "memory")}
+        words = ", ".join(f"resources.{name}={value}" for name, value in asked.items() if value)
+        return f"; set {words} to what the machines of the partition have (sinfo)"
     return ""
 
 
-def cancel_chain(chain: Chain) -> list[int]:
-    """Cancel the jobs of a chain that wait or run; returns their ids."""
-    live = sorted({job.id for job in live_jobs(chain, slurm.queue()).values()})
+def cancel_chain(home: Path) -> list[int]:
+    """Cancel the jobs of the chain in this folder that wait or run; returns their ids."""
+    live = sorted({job.id for job in live_jobs(home, slurm.queue()).values()})
     if live:
         slurm.cancel(live)
     return live

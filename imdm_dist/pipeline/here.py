@@ -31,6 +31,8 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0)
         ValueError, OSError: something does not fit, or a stage failed.
         SystemExit: stopped in good order; a job has been put back into the queue.
     """
+    if not local:
+        slurm.need_allocation()
     home = root / chain.name
     preflight(chain, stages, root, local or _tasks(), in_job=True)
     print(_place(local), file=sys.stderr)
@@ -38,10 +40,10 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0)
     with Driver(local) as driver:
 
         def worker(stage: Stage, folders: Mapping[str, Path]) -> None:
-            module = ["imdm_dist.pipeline.order", str(write_order(home, frozen, stage.name, folders))]
+            program = ["-m", "imdm_dist.pipeline.order", str(write_order(home, frozen, stage.name, folders))]
             apart = stage.kind == "coupling"
             try:
-                driver.run(module, one=stage.kind not in SEVERAL, apart=apart)
+                driver.run(program, one=stage.kind not in SEVERAL, apart=apart)
             except ValueError as error:
                 if not apart or not (folders[stage.name] / MANIFEST).exists():
                     raise ValueError(f"stage {stage.name}: {error}") from None

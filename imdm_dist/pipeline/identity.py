@@ -73,6 +73,21 @@ def result_digest(stage: Stage, folder: Path) -> str:
     return sha256_file(folder / _RESULT[stage.kind])
 
 
+def given_state(folder: Path, setting: str) -> dict[str, Any]:
+    """state.json of a given run or imported checkpoint.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = folder if (folder / "state.json").exists() else max(folder.glob(PATTERN), default=folder)
+    if not (found / "state.json").exists():
+        raise ValueError(
+            f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
+            "made into one by tools/import_checkpoint.py"
+        )
+    return dict(read_json(found / "state.json"))
+
+
 def claimed_digest(stage: Stage, folder: Path) -> str:
     """The same as the files' own lists say, with no look at what is in the files: for a quick survey.
 
@@ -80,8 +95,7 @@ def claimed_digest(stage: Stage, folder: Path) -> str:
         ValueError, OSError: a list is missing or says that the result is not whole.
     """
     if stage.kind == "given":
-        found = folder if (folder / "state.json").exists() else max(folder.glob(PATTERN), default=folder)
-        return hash_json(read_json(found / "state.json")["files"])
+        return hash_json(given_state(folder, f"{stage.name}/inputs.init")["files"])
     if stage.kind == "train":
         state = read_json(max(folder.glob(PATTERN), default=folder) / "state.json")
         if state["step"] < total_steps(stage.config):

@@ -34,9 +34,17 @@ def stage_key(chain: Chain, stage: Stage, home: Path) -> str:
     return hash_json(about)[:8]
 
 
-def job_name(chain: Chain, what: str, key: str) -> str:
-    """Name of a job in the queue: it says which stage of what, should the record of its submission be lost."""
-    return f"{chain.name}.{what}.{key}"
+def job_name(home: Path, what: str, key: str) -> str:
+    """Name of a job in the queue: it says which stage of what, should the record of its submission be lost.
+
+    Args:
+        home: folder of the chain; other folders' jobs are another chain's.
+    """
+    return f"{home.name}.{what}.{_place(home)}.{key}"
+
+
+def _place(home: Path) -> str:
+    return hash_json(str(home.resolve()))[:6]
 
 
 def read_jobs(home: Path) -> dict[str, Submitted]:
@@ -51,13 +59,14 @@ def note_job(home: Path, stage: str, job: Submitted) -> None:
     write_json(home / JOBS, {name: asdict(one) for name, one in jobs.items()})
 
 
-def live_jobs(chain: Chain, queue: list[slurm.Job]) -> dict[str, Submitted]:
-    """Jobs of this chain that wait or run, by stage."""
+def live_jobs(home: Path, queue: list[slurm.Job]) -> dict[str, Submitted]:
+    """Jobs of the chain in this folder that wait or run, by stage."""
     live = {}
     for job in queue:
-        parts = job.name.rsplit(".", 2)
-        if len(parts) == 3 and parts[0] == chain.name and job.state not in slurm.OVER:
-            live[parts[1]] = Submitted(job.id, parts[2])
+        name, _, key = job.name.rpartition(".")
+        stage = name.removeprefix(f"{home.name}.").removesuffix(f".{_place(home)}")
+        if name == f"{home.name}.{stage}.{_place(home)}" and job.state not in slurm.OVER:
+            live[stage] = Submitted(job.id, key)
     return live
 
 

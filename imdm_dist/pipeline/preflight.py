@@ -7,21 +7,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from imdm_dist.cli import in_a_line
 from imdm_dist.config import Config, from_dict
 from imdm_dist.config.schema import ModelConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data.text import Split, source_identity
-from imdm_dist.files import read_json
 from imdm_dist.pipeline.chain import Chain, Stage
+from imdm_dist.pipeline.identity import given_state
 from imdm_dist.pipeline.runner import find_evaluators
 from imdm_dist.planning.plan import Hardware, build_plan, plan_coupling
 from imdm_dist.planning.text import gigabytes
 from imdm_dist.planning.vocabulary import vocabulary_size
-from imdm_dist.training.checkpoint_files import PATTERN
 from imdm_dist.training.setup import total_steps
 
 STATE_BYTES = 16
@@ -50,7 +49,7 @@ def _named(stage: Stage, check: Callable[[], float]) -> float:
     try:
         return check()
     except (ValueError, OSError) as error:
-        raise ValueError(f"stage {stage.name}: {error}") from None
+        raise ValueError(f"stage {stage.name}: {in_a_line(error)}") from None
 
 
 def check_run(config: Config, folder: Path) -> None:
@@ -65,7 +64,7 @@ def check_run(config: Config, folder: Path) -> None:
         raise ValueError("objective.kind=redi trains on a coupling: set inputs.coupling to its folder")
     if config.inputs.coupling:
         Coupling.open(config.inputs.coupling)
-    check_folder(folder, _check_training(config, config.resources.world, in_job=False))
+    check_folder(folder, _check_training(config, config.resources.world, in_job=False), "take another run folder")
 
 
 def _check(chain: Chain, stage: Stage, world: int, in_job: bool) -> float:
@@ -109,21 +108,6 @@ def _check_training(config: Config, world: int, in_job: bool) -> float:
     return float(plan.parameters.total * STATE_BYTES * (config.train.keep_last + 1))
 
 
-def given_state(folder: Path, setting: str) -> dict[str, Any]:
-    """state.json of a given run or imported checkpoint.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = folder if (folder / "state.json").exists() else max(folder.glob(PATTERN), default=folder)
-    if not (found / "state.json").exists():
-        raise ValueError(
-            f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
-            "made into one by tools/import_checkpoint.py"
-        )
-    return dict(read_json(found / "state.json"))
-
-
 def check_init(folder: Path, config: Config, vocabulary: int, setting: str) -> None:
     """Check that a given model fits where training starts from it; weights are not read.
 
@@ -151,8 +135,12 @@ def _shape(model: ModelConfig) -> dict[str, object]:
     }
 
 
-def check_folder(root: Path, needed: float) -> None:
+def check_folder(root: Path, needed: float, remedy: str = "name another folder with --root") -> None:
     """Check that runs can be written, and that there is room.
+
+    Args:
+        needed: bytes.
+        remedy: how to write elsewhere.
 
     Raises:
         ValueError: not so.
@@ -164,10 +152,10 @@ def check_folder(root: Path, needed: float) -> None:
             trial.flush()
             os.fsync(trial.fileno())
     except OSError as error:
-        raise ValueError(f"cannot write in {root} ({error.strerror}): name another folder with --root") from None
+        raise ValueError(f"cannot write in {root} ({error.strerror}): {remedy}") from None
     free = shutil.disk_usage(root).free
     if needed > free:
         raise ValueError(
             f"the runs will take {gigabytes(needed)} GB, {root} has {gigabytes(free)} GB left: make room, "
-            "lower train.keep_last, or name another folder with --root"
+            f"lower train.keep_last, or {remedy}"
         )

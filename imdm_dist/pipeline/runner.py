@@ -10,7 +10,6 @@ from typing import Any
 
 from imdm_dist.coupling import discard_damaged
 from imdm_dist.data import prepare
-from imdm_dist.evaluation.causal_lm import find_causal_lm
 from imdm_dist.files import write_json
 from imdm_dist.parallel.environment import place_of_this_process
 from imdm_dist.pipeline.chain import Chain, Stage
@@ -56,6 +55,8 @@ def find_evaluators(stages: Sequence[Stage], chain: Chain) -> None:
     """
     for stage in stages:
         if stage.evaluator and stage.evaluator not in chain.inputs(stage):
+            from imdm_dist.evaluation.causal_lm import find_causal_lm  # seconds to import
+
             find_causal_lm(stage.evaluator)
 
 

@@ -43,7 +43,7 @@ def status(chain: Chain, root: Path) -> list[Row]:
     except ValueError:
         queue, jobs = [], {}
     else:
-        jobs = read_jobs(home) | live_jobs(chain, queue)
+        jobs = read_jobs(home) | live_jobs(home, queue)
     known = states(jobs, queue) if jobs else {}
     return [_row(found[stage.name], jobs.get(stage.name), known.get(stage.name, [])) for stage in chain.stages]
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from imdm_dist.cli import in_a_line
 from imdm_dist.data.prepare import NotPreparedError
 from imdm_dist.files import hash_json, read_json
 from imdm_dist.pipeline.chain import Chain, Stage
-from imdm_dist.pipeline.identity import claimed_digest, result_digest, stage_identity
+from imdm_dist.pipeline.identity import claimed_digest, given_state, result_digest, stage_identity
 
 MARK = "stage.json"
+UNPREPARED = "its data are not prepared"
 State = Literal["whole", "half done", "damaged", "missing", "waiting"]
 """`waiting`: what it starts from, or its data, is not there yet, so that its folder has no name yet."""
 
@@ -57,7 +59,7 @@ def look(
     try:
         identity = stage_identity(stage, {name: digests[name] for name in inputs}, may_build)
     except NotPreparedError:
-        return Found(stage, "waiting", "its data are not prepared")
+        return Found(stage, "waiting", UNPREPARED)
     folder = home / f"{stage.name}-{hash_json(identity)[:8]}"
     if not (folder / MARK).exists():
         started = folder.exists()
@@ -66,6 +68,8 @@ def look(
     try:
         found = (claimed_digest if quick else result_digest)(stage, folder)
     except (OSError, ValueError) as error:
+        if isinstance(error, PermissionError) and not quick:
+            raise  # what may not be read is not damaged, and is not to be made again
         found = str(error)
     digest = read_json(folder / MARK)["digest"]
     if found != digest:
@@ -86,11 +90,12 @@ def survey(chain: Chain, home: Path, quick: bool = False) -> dict[str, Found]:
 
 def _look_at_given(stage: Stage, quick: bool) -> Found:
     folder = Path(stage.config.inputs.init)
+    setting = f"{stage.name}/inputs.init"
     try:
+        given_state(folder, setting)
         digest = (claimed_digest if quick else result_digest)(stage, folder)
     except (OSError, ValueError) as error:
-        words = " ".join(str(error).split())
-        return Found(stage, "missing", f"is to be given: {words}; set {stage.name}/inputs.init", folder)
+        return Found(stage, "missing", f"is to be given: {in_a_line(error)}", folder)
     return Found(stage, "whole", "", folder, {"kind": "given", "inputs": {}}, digest)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from imdm_dist.config import InputsConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import prepare
 from imdm_dist.device import default_device
-from imdm_dist.evaluation.causal_lm import train_evaluator
-from imdm_dist.evaluation.evaluate import Candidate, evaluate
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.rollouts import generate_coupling
 from imdm_dist.signals import EXIT_STOPPED, leaving_at_signals
@@ -46,15 +47,23 @@ def work(chain: Chain, stage: Stage, folders: Mapping[str, Path], workers: int |
         if stage.kind == "coupling":
             generate_coupling(config, folders[stage.teacher], folder, workers)
         elif stage.kind == "evaluator":
+            from imdm_dist.evaluation.causal_lm import train_evaluator  # seconds to import
+
             data = prepare(config.data)
             autocast = config.engine.precision != "fp32"
             train_evaluator(config.evaluator, data.train, data.valid, folder, default_device(), autocast)
         elif stage.kind == "evaluation":
-            candidates = {name: _candidate(chain, stage, model, folders) for name, model in stage.models.items()}
+            from imdm_dist.evaluation.evaluate import Candidate, evaluate
+
+            candidates = {
+                name: Candidate(folders[model], _compared_with(chain, stage, model, folders))
+                for name, model in stage.models.items()
+            }
             evaluator = folders.get(stage.evaluator, Path(stage.evaluator))
             evaluate(config, prepare(config.data), candidates, evaluator, folder)
 
 
-def _candidate(chain: Chain, stage: Stage, model: str, folders: Mapping[str, Path]) -> Candidate:
+def _compared_with(chain: Chain, stage: Stage, model: str, folders: Mapping[str, Path]) -> NDArray[Any] | None:
+    """The results of the pairs that a model of a table learned, or of those that all are compared with."""
     coupling = chain.stage(model).coupling or stage.coupling
-    return Candidate(folders[model], Coupling.open(folders[coupling]).result_PL if coupling else None)
+    return Coupling.open(folders[coupling]).result_PL if coupling else None

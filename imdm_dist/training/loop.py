@@ -79,6 +79,8 @@ def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
                 print(f"{folder} is at step {run.done} of {run.last} already", file=sys.stderr)
             return True
         agree(topology, lambda: make_folder(folder))
+        if topology.first and topology.world > 1:
+            print(f"{folder.name}: {topology}", file=sys.stderr)
         if stop.asked():
             stop.report(folder, run.done, run.last)
             return False

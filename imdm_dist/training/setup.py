@@ -14,6 +14,7 @@ from imdm_dist.coupling import Coupling
 from imdm_dist.data import Dataset, TokenFile, prepare
 from imdm_dist.model import DiT
 from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, cut_batch
+from imdm_dist.objectives.flops import run_steps
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.checkpoint import initialise, load_model
 from imdm_dist.training.checkpoint_files import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
@@ -109,11 +110,9 @@ def total_steps(config: Config) -> int:
     Raises:
         ValueError: train.steps and the objective contradict each other.
     """
-    if config.objective.kind != "sdtt":
-        if config.train.steps == 0:
-            raise ValueError("train.steps is 0: set it to the number of optimizer steps")
-        return config.train.steps
-    steps = config.objective.rounds * config.objective.steps_per_round
+    steps = run_steps(config)
+    if steps == 0:
+        raise ValueError("train.steps is 0: set it to the number of optimizer steps")
     if config.train.steps not in (0, steps):
         raise ValueError(
             f"train.steps={config.train.steps}, but SDTT takes objective.rounds * objective.steps_per_round = {steps}: "

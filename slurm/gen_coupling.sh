@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# A coupling by rollouts on all GPUs of the job: what tools/gen_coupling.py takes.
+#   sbatch --nodes=4 slurm/gen_coupling.sh --shards 64 --teacher runs/teacher      (or --array=0-3: jobs that share it)
+#SBATCH --job-name=gen_coupling
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --time=24:00:00
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+
+. "${IMDM_HOME:-$SLURM_SUBMIT_DIR}/slurm/environment.sh"
+exec "$IMDM_PYTHON" -m imdm_dist.launch --apart "$IMDM_HOME/tools/gen_coupling.py" "${IMDM_OVERRIDE_LIST[@]}" "$@"

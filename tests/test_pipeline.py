@@ -1,0 +1,266 @@
+"""Chains as pipelines, without a cluster: what is found and why, what is refused early, runs of several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from imdm_dist.config import Config, ResourcesConfig, load_config
+from imdm_dist.coupling.progress import progress
+from imdm_dist.launch.submit import minutes_of, slurm_parameters
+from imdm_dist.pipeline import load_chain, run_chain
+from imdm_dist.pipeline.chain import needed
+from imdm_dist.pipeline.cluster import sbatch_options
+from imdm_dist.pipeline.jobs import stage_key
+from imdm_dist.pipeline.preflight import check_run, preflight
+from imdm_dist.pipeline.provenance import provenance
+from imdm_dist.pipeline.status import progress_line, status, status_text
+from imdm_dist.pipeline.survey import survey
+from imdm_dist.signals import EXIT_STOPPED
+from imdm_dist.training.checkpoint_files import newest_checkpoint
+from imdm_dist.training.loop import train
+from tests.cluster import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("pipeline")
+    path = tiny.chain(home)
+    run_chain(load_chain(path), home / "runs", workers=1)
+    return home
+
+
+def tiny_chain(home, *overrides):
+    return load_chain(home / f"{tiny.NAME}.yaml", overrides)
+
+
+def found(home, *overrides, root="runs"):
+    return survey(tiny_chain(home, *overrides), home / root / tiny.NAME)
+
+
+def test_a_survey_finds_what_is_whole(home):
+    assert {one.state for one in found(home).values()} == {"whole"}
+    quick = survey(tiny_chain(home), home / "runs" / tiny.NAME, quick=True)
+    assert {name: one.digest for name, one in quick.items()} == {name: one.digest for name, one in found(home).items()}
+
+
+def test_a_changed_setting_is_named_and_what_follows_waits(home):
+    changed = found(home, "sdtt/optimizer.lr=2e-3", "teacher/train.log_every=1")
+    assert changed["teacher"].state == "whole"
+    assert (changed["sdtt"].state, changed["sdtt"].why) == ("missing", "made anew: optimizer.lr was 0.001, is 0.002")
+    assert (changed["pairs"].state, changed["pairs"].why) == ("waiting", "needs sdtt")
+    assert changed["redi"].why == "needs sdtt, pairs"
+    assert changed["judge"].state == "whole"
+
+
+def test_a_survey_builds_no_data(home):
+    elsewhere = found(home, f"data.cache={home / 'elsewhere'}")
+    assert elsewhere["teacher"].why == "its data are not prepared"
+    assert not (home / "elsewhere").exists()
+
+
+def test_what_a_stage_needs(home):
+    chain = tiny_chain(home)
+    assert [stage.name for stage in needed(chain, "redi")] == ["teacher", "sdtt", "pairs", "redi"]
+    assert [stage.name for stage in needed(chain, "table")] == [stage.name for stage in chain.stages]
+    with pytest.raises(ValueError, match="there is no stage rdei: the chain has teacher, sdtt"):
+        needed(chain, "rdei")
+
+
+def given(home, tmp_path, teacher, **settings):
+    """A chain whose teacher is given."""
+    content = yaml.safe_load((home / f"{tiny.NAME}.yaml").read_text())
+    content["stages"] = [
+        {"name": "teacher", "kind": "given", "set": {"inputs": {"init": str(teacher)}}},
+        {"name": "student", "kind": "train", "init": "teacher", "set": settings},
+        {"name": "pairs", "kind": "coupling", "teacher": "teacher"},
+    ]
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(content))
+    return load_chain(tmp_path / "given.yaml")
+
+
+def test_a_given_model_is_a_stage(home, tmp_path):
+    teacher = found(home)["teacher"].folder
+    chain = given(home, tmp_path, teacher, train={"steps": 2})
+    preflight(chain, chain.stages, tmp_path / "runs")
+    folders = run_chain(chain, tmp_path / "runs", workers=1)
+    assert folders["teacher"] == teacher
+    assert f"{teacher.name}: train" in provenance(folders["student"])
+    # Another model under the same path makes what starts from it anew.
+    other = given(home, tmp_path, found(home)["redi"].folder, model={"mask": {"kind": "infinite"}}, train={"steps": 2})
+    assert survey(other, tmp_path / "runs" / "tiny")["student"].why.startswith("made anew: model.mask.kind was single")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (
+            ["teacher/inputs.init=nowhere"],
+            "stage teacher: there is no run or checkpoint at nowhere: set teacher/inputs.i",
+        ),
+        (["student/model.hidden_dim=64"], "stage student: the given model has model.hidden_dim=32, here it is 64"),
+        (["data.bpe_size=400"], "stage student: the given model has 301 ids"),
+        (["data.train=[gone.txt]"], "stage student: .*gone.txt"),
+        (["train.global_batch=9"], "stage student: train.global_batch=9 is no multiple of the 4 data-parallel ranks"),
+        (["student/engine.tensor_parallel=3"], "stage student: engine.tensor_parallel=3 must divide both the 4 ranks"),
+        (["coupling.pairs=1000000000000000"], "the runs will take .* GB, .* left: make room"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(home, tmp_path, overrides, match):
+    given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2})
+    chain = load_chain(tmp_path / "given.yaml", overrides)
+    with pytest.raises(ValueError, match=match) as caught:
+        preflight(chain, chain.stages, tmp_path / "runs")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused(home, tmp_path):
+    (tmp_path / "file").write_text("")
+    chain = tiny_chain(home)
+    with pytest.raises(ValueError, match="cannot write in .*file.runs .*: name another folder with --root"):
+        preflight(chain, chain.stages, tmp_path / "file" / "runs")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["inputs.init=nowhere"], "no run or checkpoint at nowhere: set inputs.init=PATH"),
+        (["objective.kind=redi"], "set inputs.coupling to its folder"),
+        (["objective.kind=redi", "inputs.coupling=nowhere"], "nowhere"),
+        (["train.steps=0"], "train.steps is 0"),
+    ],
+)
+def test_a_run_that_cannot_work_is_not_submitted(tmp_path, overrides, match):
+    config = load_config(Config, ROOT / "configs" / "embedded.yaml", overrides)
+    with pytest.raises(ValueError, match=match):
+        check_run(config, tmp_path / "run")
+
+
+def test_the_table_of_stages(home):
+    rows = {row.stage: row for row in status(tiny_chain(home), home / "runs")}
+    assert rows["teacher"].progress.startswith("step 12 of 12, loss ")
+    assert rows["pairs"].progress == "8 of 8 shards"
+    text = status_text(list(rows.values()))
+    assert text.splitlines()[0].split() == ["stage", "kind", "state", "progress", "job", "time", "left"]
+    assert len(text.splitlines()) == 7
+
+
+def test_progress_of_a_coupling(home):
+    folder = found(home)["pairs"].folder
+    there = progress(folder)
+    assert (there.shards_there, there.pairs_there, there.finished) == (8, 32, True)
+    assert "8 of 8 shards, 32 of 32 pairs; finished" in progress_line(folder)
+    with pytest.raises(ValueError, match="holds no coupling"):
+        progress_line(home)
+
+
+def test_provenance_goes_back_to_text_and_seeds(home):
+    text = provenance(found(home)["table"].folder)
+    for expected in ("text.txt", "train.seed: 0", '"seeds": [1, 2]', "from sdtt:", "from judge:", "torch "):
+        assert expected in text
+    with pytest.raises(ValueError, match="has no stage.json"):
+        provenance(home)
+
+
+def test_a_key_changes_with_what_is_made_and_not_with_how(home):
+    def key(*overrides, stage="redi"):
+        chain = tiny_chain(home, *overrides)
+        return stage_key(chain, chain.stage(stage), home / "runs")
+
+    assert key() == key("resources.nodes=3", "train.log_every=1")
+    assert key() != key("teacher/optimizer.lr=2e-3")
+    assert key(stage="teacher") == key("redi/optimizer.lr=2e-3", stage="teacher")
+
+
+def test_resources_as_sbatch_and_submitit_read_them():
+    resources = ResourcesConfig(
+        nodes=2, gpus_per_node=8, time="1-12:30:00", partition="long", sbatch=("--constraint=h100", "--exclusive")
+    )
+    options = sbatch_options(resources)
+    assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-12:30:00"} <= set(options)
+    assert {"--signal=B:USR1@300", "--requeue", "--open-mode=append", "--constraint=h100"} <= set(options)
+    assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(sbatch_options(resources, one=True))
+    words = slurm_parameters(resources, "run")
+    assert (words["time"], words["nodes"], words["ntasks_per_node"]) == (36 * 60 + 30, 2, 8)
+    assert words["additional_parameters"] == {"requeue": True, "constraint": "h100", "exclusive": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("90:30", 91), ("2:00:00", 120), ("1-0", 1440), ("1-1:30", 1530), ("", 1440)],
+)
+def test_time_limits(text, minutes):
+    assert minutes_of(text) == minutes
+    with pytest.raises(ValueError, match="resources.time is 'soon'"):
+        minutes_of("soon")
+
+
+def start(command, cwd):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path):
+    chain = tiny.chain(tmp_path, train={"steps": 60, "save_every": 50})
+    command = [
+        ROOT / "tools" / "pipeline.py",
+        "here",
+        chain,
+        "--stage",
+        "teacher",
+        "--local",
+        "--processes",
+        "2",
+        "--root",
+        "runs",
+    ]
+    first = start(command, tmp_path)
+    deadline = time.monotonic() + 120
+    while tiny.steps_done(tmp_path / "runs", "teacher") < 6:
+        assert time.monotonic() < deadline and first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    output = first.communicate()[0].decode()
+    assert first.returncode == EXIT_STOPPED, output
+    again = start(command, tmp_path)
+    output = again.communicate()[0].decode()
+    assert again.returncode == 0, output
+    assert "teacher: going on" in output
+    # The same as one process makes, to rounding.
+    train(load_chain(chain).stage("teacher").config, tmp_path / "one")
+    ours = newest_checkpoint(tiny.folder_of(tmp_path / "runs", "teacher"))
+    theirs = newest_checkpoint(tmp_path / "one")
+    for name in theirs.names("ema"):
+        torch.testing.assert_close(ours.full("ema", name), theirs.full("ema", name), rtol=0, atol=2e-5)
+
+
+def test_a_signal_before_the_first_import_stops_in_good_order(tmp_path):
+    command = [ROOT / "tools" / "train.py", "run", "data.source=synthetic", "model.size=custom", "model.hidden_dim=32"]
+    command += ["model.n_blocks=1", "model.n_heads=2", "train.steps=100000", "train.global_batch=8"]
+    process = start(command, tmp_path)
+    # Python has started and our handlers stand long before torch is there.
+    status_file = Path(f"/proc/{process.pid}/status")
+    usr1 = 1 << (signal.SIGUSR1 - 1)
+    deadline = time.monotonic() + 60
+    while (
+        not int(next(line for line in status_file.read_text().splitlines() if "SigCgt" in line).split()[1], 16) & usr1
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGUSR1)
+    output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == EXIT_STOPPED, output
+    assert "stopped at step 0 of 100000 (SIGUSR1)" in output

@@ -73,10 +73,15 @@ def wait_for_all(chain: Chain, root: Path) -> Seen:
                 seen[row.stage].append((row.state, row.progress))
         if all(row.state == "whole" for row in rows) and not live_jobs(root / tiny.NAME, slurm.queue()):
             return seen
-        logs = "\n".join(log.read_text()[-1500:] for log in (root / tiny.NAME / "logs").glob("*.log"))
-        assert not any(row.state == "failed" for row in rows), f"{status_text(rows)}\n{logs}"
-        assert time.monotonic() < deadline, f"{status_text(rows)}\n{logs}"
+        failed = any(row.state == "failed" for row in rows)
+        assert not failed and time.monotonic() < deadline, f"{status_text(rows)}\n{logs(root)}"
         time.sleep(0.3)
+
+
+def logs(root: Path) -> str:
+    """The ends of all logs."""
+    files = sorted((root / tiny.NAME / "logs").glob("*.log"))
+    return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in files)
 
 
 def stamps(root: Path, *stages: str) -> dict[Path, int]:
@@ -107,9 +112,9 @@ def test_by_one_command(chain: Chain, made: tuple[Path, Seen]) -> None:
     assert any(re.match("[1-7] of 8 shards", progress) for state, progress in seen["pairs"] if state == "running")
     assert seen["sdtt"][-1][1].startswith("step 12 of 12, loss ")
     # Four jobs shared the shards, and each of the others was one.
-    logs = {log.name.rpartition("-")[0] for log in (root / tiny.NAME / "logs").glob("*.log")}
-    assert logs == {"prepare_data", *STAGES}
-    assert len(list((root / tiny.NAME / "logs").glob("pairs-*_[0-3].log"))) == 4
+    names = [log.name for log in (root / tiny.NAME / "logs").iterdir()]
+    assert {name.rpartition("-")[0] for name in names} == {"prepare_data", *STAGES}
+    assert sorted(name[-6:] for name in names if "_" in name.rpartition("-")[2]) == [f"_{n}.log" for n in range(4)]
     records = json.loads((tiny.folder_of(root, "table") / "result.json").read_text())["records"]
     assert [record["model"] for record in records] == ["A", "B"]
 

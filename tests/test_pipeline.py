@@ -144,7 +144,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused(home, tmp_path):
 def test_a_run_that_cannot_work_is_not_submitted(tmp_path, overrides, match):
     config = load_config(Config, ROOT / "configs" / "embedded.yaml", overrides)
     with pytest.raises(ValueError, match=match):
-        check_run(config, tmp_path / "run")
+        check_run(config)
 
 
 def test_the_table_of_stages(home):

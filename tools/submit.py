@@ -35,12 +35,13 @@ def main() -> None:
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
     config = load_config(Config, arguments.config, [*options, *arguments.overrides])
     from imdm_dist.launch.submit import script, submit
-    from imdm_dist.pipeline.preflight import check_run
+    from imdm_dist.pipeline.preflight import check_folder, check_run
 
-    check_run(config, arguments.folder)
+    needed = check_run(config)
     if arguments.dry_run:
         print(script(config, arguments.folder))
         return
+    check_folder(arguments.folder, needed, "take another run folder")
     job = submit(config, arguments.folder, arguments.local)
     print(f"job {job.job_id}; logs in {job.paths.folder}", file=sys.stderr)
     if arguments.wait:

@@ -52,8 +52,8 @@ def _named(stage: Stage, check: Callable[[], float]) -> float:
         raise ValueError(f"stage {stage.name}: {in_a_line(error)}") from None
 
 
-def check_run(config: Config, folder: Path) -> None:
-    """Check what a training run on `config.resources` needs, before it is submitted.
+def check_run(config: Config) -> float:
+    """Check what a training run on `config.resources` needs, before it is submitted; returns bytes that it will write.
 
     Raises:
         ValueError: something is missing or does not fit.
@@ -64,7 +64,7 @@ def check_run(config: Config, folder: Path) -> None:
         raise ValueError("objective.kind=redi trains on a coupling: set inputs.coupling to its folder")
     if config.inputs.coupling:
         Coupling.open(config.inputs.coupling)
-    check_folder(folder, _check_training(config, config.resources.world, in_job=False), "take another run folder")
+    return _check_training(config, config.resources.world, in_job=False)
 
 
 def _check(chain: Chain, stage: Stage, world: int, in_job: bool) -> float:

@@ -116,7 +116,7 @@ def test_pairs_that_are_damaged_or_may_not_be_read(cluster: Cluster, home: Path,
     pairs = tmp_path / "pairs"
     shutil.copytree(tiny.folder_of(home / "runs", "pairs"), pairs)
     config = replace(config, inputs=InputsConfig(coupling=str(pairs)))
-    check_run(config, tmp_path / "run")
+    check_run(config)
     (tmp_path / "redi.yaml").write_text(to_yaml(config))
     pairs.chmod(0)
     command = [*UNPRIVILEGED, sys.executable, tiny.ROOT / "tools" / "submit.py", tmp_path / "run"]
@@ -127,7 +127,7 @@ def test_pairs_that_are_damaged_or_may_not_be_read(cluster: Cluster, home: Path,
     shard = pairs / "shard-00003.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ValueError, match="shard-00003.parquet is damaged .*: delete it and run gen_coupling"):
-        check_run(config, tmp_path / "run")
+        check_run(config)
     assert not cluster.run(["squeue", "--noheader"]).stdout
 
 

@@ -6,13 +6,17 @@ process and, with it, the other ranks of its launch, in the middle of what they 
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 EXIT_STOPPED = 75
 """Exit code of a process that was asked to stop and did so in good order (EX_TEMPFAIL: start it again to go on)."""
+LINGER = 3.0
+"""Seconds that rank 0 leaves the others to end in."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 _cause: str | None = None
@@ -35,6 +39,20 @@ def _note(number: int, frame: FrameType | None) -> None:
 def noted() -> str | None:
     """Name of the first signal since `heed_signals`, if there was one."""
     return _cause
+
+
+def stopped_code(rank: int) -> int:
+    """The exit code of a process of a launch that has stopped in good order, all of them together.
+
+    srun kills the others when the first one ends with another code than 0, and then tells theirs instead. So under srun
+    rank 0 speaks for all, and last.
+    """
+    if "SLURM_STEP_ID" not in os.environ:
+        return EXIT_STOPPED
+    if rank > 0:
+        return 0
+    time.sleep(LINGER)
+    return EXIT_STOPPED
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config, to_yaml
-from imdm_dist.signals import EXIT_STOPPED, heed_signals
+from imdm_dist.signals import heed_signals, stopped_code
 
 EXAMPLE = """example, a small teacher on the embedded text, in a minute:
   python tools/train.py runs/teacher --config configs/embedded.yaml train.steps=200
@@ -29,9 +29,10 @@ def main() -> int:
         print(to_yaml(config), end="")
         return 0
     heed_signals()
+    from imdm_dist.parallel.environment import place_of_this_process
     from imdm_dist.training.loop import train
 
-    return 0 if train(config, arguments.folder) else EXIT_STOPPED
+    return 0 if train(config, arguments.folder) else stopped_code(place_of_this_process().rank)
 
 
 if __name__ == "__main__":

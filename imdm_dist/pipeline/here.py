@@ -34,7 +34,9 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0)
     if not local:
         slurm.need_allocation()
     home = root / chain.name
-    preflight(chain, stages, root, local or _tasks(), in_job=True)
+    found = survey(chain, home, quick=True)
+    todo = [stage for stage in stages if found[stage.name].state != "whole"]
+    preflight(chain, todo, root, local or _tasks(), in_job=True)
     print(_place(local), file=sys.stderr)
     frozen = freeze(chain_yaml(chain), home)
     with Driver(local) as driver:

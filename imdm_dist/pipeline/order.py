@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from imdm_dist.cli import guarded
 from imdm_dist.files import hash_json, publish_file, read_json, write_json
-from imdm_dist.signals import EXIT_STOPPED, heed_signals
-
-LINGER = 5.0
-"""Seconds that processes stay which have stopped in good order: srun ends all when the first is gone."""
+from imdm_dist.signals import EXIT_STOPPED, heed_signals, stopped_code
 
 
 def freeze(text: str, home: Path) -> Path:
@@ -48,8 +44,9 @@ def main() -> None:
     try:
         work(chain, chain.stage(order["stage"]), {name: Path(path) for name, path in order["folders"].items()})
     except SystemExit as end:
-        if end.code == EXIT_STOPPED and place_of_this_process().rank > 0:
-            time.sleep(LINGER)
+        # Workers of a coupling end each by itself, and nobody is killed for it.
+        if end.code == EXIT_STOPPED and chain.stage(order["stage"]).kind == "train":
+            raise SystemExit(stopped_code(place_of_this_process().rank)) from None
         raise
 
 

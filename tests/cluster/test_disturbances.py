@@ -89,7 +89,7 @@ def test_training(
     folder = tiny.folder_of(root, "teacher")
     assert tiny.trained(folder) == undisturbed
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(2, 161, 2))
+    assert sorted(set(steps)) == steps and set(range(2, 161, 2)) <= set(steps)  # and the step of a stop, if it is odd
 
 
 @pytest.fixture(scope="module")

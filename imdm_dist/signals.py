@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 EXIT_STOPPED = 75
 """Exit code of a process that was asked to stop and did so in good order (EX_TEMPFAIL: start it again to go on)."""
-LINGER = 3.0
+LINGER = 5.0
 """Seconds that rank 0 leaves the others to end in."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -41,18 +43,22 @@ def noted() -> str | None:
     return _cause
 
 
-def stopped_code(rank: int) -> int:
-    """The exit code of a process of a launch that has stopped in good order, all of them together.
+def leave_stopped(rank: int) -> NoReturn:
+    """End a process of a launch that has stopped in good order, all of them together.
 
     srun kills the others when the first one ends with another code than 0, and then tells theirs instead. So under srun
-    rank 0 speaks for all, and last.
+    rank 0 speaks for all, and last; the others go at once, for the libraries take seconds to end by themselves.
+
+    Raises:
+        SystemExit: with `EXIT_STOPPED`.
     """
-    if "SLURM_STEP_ID" not in os.environ:
-        return EXIT_STOPPED
-    if rank > 0:
-        return 0
-    time.sleep(LINGER)
-    return EXIT_STOPPED
+    if "SLURM_STEP_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if rank > 0:
+            os._exit(0)
+        time.sleep(LINGER)
+    raise SystemExit(EXIT_STOPPED)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config, to_yaml
-from imdm_dist.signals import heed_signals, stopped_code
+from imdm_dist.signals import heed_signals, leave_stopped
 
 EXAMPLE = """example, a small teacher on the embedded text, in a minute:
   python tools/train.py runs/teacher --config configs/embedded.yaml train.steps=200
@@ -32,7 +32,9 @@ def main() -> int:
     from imdm_dist.parallel.environment import place_of_this_process
     from imdm_dist.training.loop import train
 
-    return 0 if train(config, arguments.folder) else stopped_code(place_of_this_process().rank)
+    if not train(config, arguments.folder):
+        leave_stopped(place_of_this_process().rank)
+    return 0
 
 
 if __name__ == "__main__":

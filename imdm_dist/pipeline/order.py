@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imdm_dist.cli import guarded
 from imdm_dist.files import hash_json, publish_file, read_json, write_json
-from imdm_dist.signals import EXIT_STOPPED, heed_signals, stopped_code
+from imdm_dist.signals import EXIT_STOPPED, heed_signals, leave_stopped
 
 
 def freeze(text: str, home: Path) -> Path:
@@ -46,7 +46,7 @@ def main() -> None:
     except SystemExit as end:
         # Workers of a coupling end each by itself, and nobody is killed for it.
         if end.code == EXIT_STOPPED and chain.stage(order["stage"]).kind == "train":
-            raise SystemExit(stopped_code(place_of_this_process().rank)) from None
+            leave_stopped(place_of_this_process().rank)
         raise
 
 

@@ -8,14 +8,16 @@ for these tests cancel every job. A cluster that was up before stays up.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from imdm_dist.provenance import versions
+from imdm_dist.provenance import code_version
 from tests.cluster import host
 from tests.cluster.jobs import Cluster
 from tests.cluster.layout import Layout, default_folder, load_layout
@@ -28,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker("slurm")
+    # Last: they take longest, and the cluster is up for them alone.
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -78,16 +82,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     path = config.getoption("--cluster-table", None)
     if path is None:
         return
-    reports = [
-        (report.nodeid.removeprefix("tests/cluster/"), outcome, report.duration)
-        for outcome in ("passed", "failed", "error", "skipped")
-        for report in terminalreporter.stats.get(outcome, [])
-        if outcome != "passed" or report.when == "call"
-    ]
-    made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
+    code = code_version()
+    rows = _rows(path)
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if outcome != "passed" or report.when == "call":
+                name = report.nodeid.removeprefix("tests/cluster/")
+                rows[name] = f"| {name} | {outcome} | {report.duration:.0f} | {code} |"
     slurm = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    made_with = f"Python {platform.python_version()}, torch {torch.__version__}"
     lines = ["# Tests on a SLURM cluster", "", "```", "make test-cluster", "```", ""]
-    lines += [f"{len(os.sched_getaffinity(0))} CPU cores, four nodes on one host, {slurm}; {made_with}.", ""]
-    lines += ["| test | result | seconds |", "|:---|:---|---:|"]
-    lines += [f"| {name} | {outcome} | {seconds:.0f} |" for name, outcome, seconds in sorted(reports)]
+    lines += [f"{len(os.sched_getaffinity(0))} CPU cores, four nodes on one host, {slurm}, {made_with}.", ""]
+    lines += ["| test | result | seconds | code |", "|:---|:---|---:|:---|", *(rows[name] for name in sorted(rows))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _rows(path: Path) -> dict[str, str]:
+    """The rows of an earlier table by test: what was not run now stays as it was, with the code it was run with."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| test_")}

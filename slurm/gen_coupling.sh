@@ -12,5 +12,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 
-. "${IMDM_HOME:-$SLURM_SUBMIT_DIR}/slurm/environment.sh"
+. "${IMDM_HOME:-${SLURM_SUBMIT_DIR:-.}}/slurm/environment.sh" || {
+    echo "error: submit it from the checkout, or set IMDM_HOME to that" >&2 && exit 2
+}
 exec "$IMDM_PYTHON" -m imdm_dist.launch --apart "$IMDM_HOME/tools/gen_coupling.py" "${IMDM_OVERRIDE_LIST[@]}" "$@"

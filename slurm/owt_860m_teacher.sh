@@ -12,6 +12,8 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 
-. "${IMDM_HOME:-$SLURM_SUBMIT_DIR}/slurm/environment.sh"
+. "${IMDM_HOME:-${SLURM_SUBMIT_DIR:-.}}/slurm/environment.sh" || {
+    echo "error: submit it from the checkout, or set IMDM_HOME to that" >&2 && exit 2
+}
 exec "$IMDM_PYTHON" "$IMDM_HOME/tools/pipeline.py" here "$IMDM_HOME/configs/pipeline/owt_860m_teacher.yaml" --stage teacher \
     "${IMDM_OVERRIDE_LIST[@]}" "$@"

@@ -65,7 +65,7 @@ def test_a_changed_setting_is_named_and_what_follows_waits(home):
 
 def test_a_survey_builds_no_data(home):
     elsewhere = found(home, f"data.cache={home / 'elsewhere'}")
-    assert elsewhere["teacher"].why == "its data are not prepared"
+    assert elsewhere["teacher"].why == "without prepared data"
     assert not (home / "elsewhere").exists()
 
 
@@ -152,7 +152,7 @@ def test_the_table_of_stages(home):
     assert rows["teacher"].progress.startswith("step 12 of 12, loss ")
     assert rows["pairs"].progress == "8 of 8 shards"
     text = status_text(list(rows.values()))
-    assert text.splitlines()[0].split() == ["stage", "kind", "state", "progress", "job", "time", "left"]
+    assert text.splitlines()[0].split()[:7] == ["stage", "kind", "state", "progress", "job", "time", "left"]
     assert len(text.splitlines()) == 7
 
 

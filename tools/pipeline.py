@@ -10,6 +10,7 @@ from imdm_dist.signals import heed_signals
 
 EXAMPLE = """examples:
   python tools/pipeline.py run configs/pipeline/owt_860m.yaml            submit what is missing, a job a stage
+  python tools/pipeline.py run configs/pipeline/owt_860m.yaml --dry-run  say what that would be, and why
   python tools/pipeline.py status configs/pipeline/owt_860m.yaml
   python tools/pipeline.py run configs/embedded_chain.yaml --local       make it on this machine instead
   python tools/pipeline.py here configs/pipeline/owt_860m.yaml --stage redi    in a batch script (slurm/*.sh)
@@ -36,6 +37,8 @@ def parse() -> argparse.Namespace:
         if command in ("run", "here"):
             sub.add_argument("--local", action="store_true", help="on this machine instead")
             sub.add_argument("--processes", type=int, default=1, metavar="N", help="of --local (default: 1)")
+        if command == "run":
+            sub.add_argument("--dry-run", action="store_true", help="say what would be submitted, and submit nothing")
         if command == "here":
             sub.add_argument("--stage", help="this stage and what it starts from (default: all)")
             sub.add_argument("--only", action="store_true", help="refuse to make what it starts from")
@@ -76,21 +79,22 @@ def main() -> None:
     elif arguments.command == "run" and not arguments.local:
         from imdm_dist.pipeline.cluster import submit_chain
 
-        submit_chain(chain, arguments.root)
+        submit_chain(chain, arguments.root, arguments.dry_run)
     else:
-        from imdm_dist.pipeline.here import check_inputs, make_here, prepare_data
+        from imdm_dist.pipeline.here import make_here, prepare_data
 
         wanted = getattr(arguments, "stage", None)
         stages = needed(chain, wanted) if wanted else chain.stages
         if getattr(arguments, "data", False):
             prepare_data(stages)
             return
-        if getattr(arguments, "only", False):
-            if not wanted:
-                raise ValueError("--only goes with --stage: name the stage")
-            check_inputs(chain, wanted, arguments.root)
+        only = getattr(arguments, "only", False)
+        if only and not wanted:
+            raise ValueError("--only goes with --stage: name the stage")
+        if arguments.processes < 1:
+            raise ValueError(f"--processes is {arguments.processes}: give 1 or more")
         processes = arguments.processes if arguments.local else 0
-        for name, folder in make_here(chain, stages, arguments.root, processes).items():
+        for name, folder in make_here(chain, stages, arguments.root, processes, only).items():
             print(f"{name}: {folder}")
 
 

@@ -40,8 +40,8 @@ class ResourcesConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"resources.{name} is {getattr(self, name)}: set it to 0 or more")
         for option in self.sbatch:
-            if not option.startswith("-"):
-                raise ValueError(f"resources.sbatch has {option!r}: give options as sbatch takes them, --name=value")
+            if not option.startswith("--"):
+                raise ValueError(f"resources.sbatch has {option!r}: give options in their long form, --name=value")
 
     @property
     def tasks(self) -> int:

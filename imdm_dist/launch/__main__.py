@@ -31,6 +31,8 @@ def main() -> int:
     from imdm_dist.launch import slurm
     from imdm_dist.launch.driver import Driver, StageStopped, back_to_the_queue
 
+    if arguments.local < 0:
+        raise ValueError(f"--local is {arguments.local}: give 1 process or more")
     if not arguments.local:
         slurm.need_allocation()
     with Driver(arguments.local) as driver:

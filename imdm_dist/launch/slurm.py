@@ -44,6 +44,8 @@ def need_allocation() -> None:
     Raises:
         ValueError: not so.
     """
+    if "SLURM_STEP_ID" in os.environ:
+        raise ValueError("this is a step of a job, which cannot start others: take salloc or sbatch, not srun")
     if not in_allocation():
         raise ValueError("this is no SLURM job: start it in a batch script (see slurm/), or with --local, here")
 

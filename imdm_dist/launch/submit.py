@@ -81,7 +81,7 @@ def slurm_parameters(resources: ResourcesConfig, name: str) -> dict[str, Any]:
         "time": minutes_of(resources.time),
         "signal_delay_s": resources.warning_s,
         "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": _setup(),
+        "setup": [*_setup(), *_cores(resources)],
         "additional_parameters": further,
         **{key: value for key, value in given.items() if value},
     }
@@ -92,6 +92,13 @@ def _setup() -> list[str]:
     site = PACKAGE / "slurm" / "site.sh"
     lines = [f'export PYTHONPATH="{PACKAGE}${{PYTHONPATH:+:$PYTHONPATH}}"']
     return [*lines, f'. "{site}"'] if site.exists() else lines
+
+
+def _cores(resources: ResourcesConfig) -> list[str]:
+    """srun does not take the cores of a process over from sbatch by itself."""
+    cores = resources.cpus_per_task
+    given = [f"export SRUN_CPUS_PER_TASK={cores}"] if cores else []
+    return [*given, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cores or 1}}}"]
 
 
 def minutes_of(time: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.launch import slurm
+from imdm_dist.launch.submit import minutes_of
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
 from imdm_dist.pipeline.order import freeze
@@ -22,8 +23,11 @@ ENDING_S = 60.0
 """Seconds that the end of a job is waited for."""
 
 
-def submit_chain(chain: Chain, root: Path) -> dict[str, Submitted]:
+def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submitted]:
     """Submit what is missing; what is whole, waits or runs already is left alone, so that calling again is safe.
+
+    Args:
+        dry: check and say all the same, and submit nothing.
 
     Returns:
         The jobs that are now in the queue, by stage.
@@ -40,6 +44,11 @@ def submit_chain(chain: Chain, root: Path) -> dict[str, Submitted]:
     _check_given(todo, found)
     _check_machines(todo)
     _refuse_others(chain, todo, live, home)
+    if dry:
+        for stage in chain.stages:
+            job = f", job {live[stage.name].id} is in the queue" if stage.name in live else ""
+            print(f"{stage.name}: {found[stage.name].state}{job or _reason(found[stage.name])}", file=sys.stderr)
+        return {}
     frozen = freeze(chain_yaml(chain), home)
     new: dict[str, Submitted] = {}
     kept: dict[str, Submitted] = {}
@@ -72,6 +81,10 @@ def submit_chain(chain: Chain, root: Path) -> dict[str, Submitted]:
     return kept | new
 
 
+def _reason(found: Found) -> str:
+    return f", {found.why}" if found.why else ""
+
+
 def _live(home: Path) -> dict[str, Submitted]:
     """The chain's jobs that wait or run; of a job that is ending it is waited for how, for it may be queued again."""
     until = time.monotonic() + ENDING_S
@@ -102,6 +115,7 @@ def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], 
 def _check_machines(todo: list[Stage]) -> None:
     for stage in todo:
         try:
+            minutes_of(stage.config.resources.time)
             slurm.check_machines(stage.config.resources)
         except ValueError as error:
             raise ValueError(f"stage {stage.name}: {error}") from None

@@ -11,7 +11,7 @@ from imdm_dist.coupling.manifest import MANIFEST
 from imdm_dist.data import prepare
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageStopped, back_to_the_queue
-from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml, needed
+from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.order import freeze, write_order
 from imdm_dist.pipeline.preflight import preflight
 from imdm_dist.pipeline.runner import make_stages
@@ -21,11 +21,12 @@ from imdm_dist.provenance import versions
 from imdm_dist.signals import EXIT_STOPPED
 
 
-def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0) -> dict[str, Path]:
+def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0, only: bool = False) -> dict[str, Path]:
     """Make what is missing of some stages; see `make_stages`.
 
     Args:
         local: processes on this machine; 0 takes this job's allocation.
+        only: make the last one alone; refuse if what it starts from is not whole.
 
     Raises:
         ValueError, OSError: something does not fit, or a stage failed.
@@ -36,7 +37,7 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0)
     home = root / chain.name
     found = survey(chain, home, quick=True)
     todo = [stage for stage in stages if found[stage.name].state != "whole"]
-    preflight(chain, todo, root, local or _tasks(), in_job=True)
+    preflight(chain, todo[-1:] if only else todo, root, local or _tasks(), in_job=True)
     print(_place(local), file=sys.stderr)
     frozen = freeze(chain_yaml(chain), home)
     with Driver(local) as driver:
@@ -52,7 +53,7 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0)
                 print(f"{stage.name}: not every worker came to its end ({error}), others did its work", file=sys.stderr)
 
         try:
-            return make_stages(chain, stages, root, worker)
+            return make_stages(chain, stages, root, worker, only)
         except StageStopped:
             print("stopped in good order", file=sys.stderr)
             if not local:
@@ -80,17 +81,3 @@ def prepare_data(stages: Sequence[Stage]) -> None:
     """Pack the text of stages, so that they need not."""
     for stage in stages:
         prepare(stage.config.data)
-
-
-def check_inputs(chain: Chain, name: str, root: Path) -> None:
-    """Check that all a stage starts from is whole: its own jobs make that.
-
-    Raises:
-        ValueError: something is not.
-    """
-    found = survey(chain, root / chain.name, quick=True)
-    for other in needed(chain, name):
-        if other.name != name and found[other.name].state != "whole":
-            raise ValueError(
-                f"stage {name} starts from {other.name}, which {found[other.name].why}: tools/pipeline.py run makes it"
-            )

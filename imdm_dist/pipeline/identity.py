@@ -12,7 +12,7 @@ from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, read_json, sha256_file
 from imdm_dist.pipeline.chain import Stage
 from imdm_dist.training.checkpoint_files import PATTERN, find_checkpoint, newest_checkpoint
-from imdm_dist.training.setup import SHAPING_SETTINGS, total_steps
+from imdm_dist.training.setup import SHAPING_SETTINGS, total_steps, unread_by
 
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
@@ -52,6 +52,9 @@ def shaping(stage: Stage) -> dict[str, Any]:
     for key in _SETTINGS[stage.kind]:
         section, _, name = key.partition(".")
         kept[key] = settings[section][name] if name else settings[section]
+    if "objective" in kept:
+        unread = unread_by(stage.config.objective.kind)
+        kept["objective"] = {name: value for name, value in kept["objective"].items() if name not in unread}
     return kept
 
 

@@ -57,14 +57,20 @@ def find_evaluators(stages: Sequence[Stage], chain: Chain) -> None:
         if stage.evaluator and stage.evaluator not in chain.inputs(stage):
             from imdm_dist.evaluation.causal_lm import find_causal_lm  # seconds to import
 
-            find_causal_lm(stage.evaluator)
+            try:
+                find_causal_lm(stage.evaluator)
+            except ValueError as error:
+                raise ValueError(f"stage {stage.name}: {error} ({stage.name}/evaluator=PATH)") from None
 
 
-def make_stages(chain: Chain, stages: Sequence[Stage], root: Path | str, worker: Worker) -> dict[str, Path]:
+def make_stages(
+    chain: Chain, stages: Sequence[Stage], root: Path | str, worker: Worker, only: bool = False
+) -> dict[str, Path]:
     """Make what is missing of some stages that follow each other; see `run_chain`.
 
     Args:
         stages: each with all that it starts from.
+        only: make the last one alone.
 
     Raises:
         ValueError, OSError: a stage's settings or inputs do not fit, or its work failed.
@@ -77,6 +83,11 @@ def make_stages(chain: Chain, stages: Sequence[Stage], root: Path | str, worker:
         found = look(chain, stage, home, digests)
         if found.folder is None or (stage.kind == "given" and found.state != "whole"):
             raise ValueError(f"stage {stage.name} {found.why}")
+        if only and stage is not stages[-1] and found.state != "whole":
+            raise ValueError(
+                f"stage {stages[-1].name} starts from {stage.name}, which is {found.state} ({found.why}): "
+                "tools/pipeline.py run makes it"
+            )
         folders[stage.name] = found.folder
         digests[stage.name] = found.digest if found.state == "whole" else _make(found, folders, worker)
         if found.state == "whole":

@@ -63,7 +63,8 @@ def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job]) -> R
             reasons = {entry.reason for entry in entries if entry.state == "PENDING"}
             state, note = "queued", ", ".join(sorted(reasons))
         elif words - {"COMPLETED"}:
-            state, note = "failed", f"job ended as {', '.join(sorted(words - {'COMPLETED'})).lower()}; see its log"
+            state = "cancelled" if words == {"CANCELLED"} else "failed"
+            note = f"job ended as {', '.join(sorted(words - {'COMPLETED'})).lower()}; see its log"
     return Row(
         stage=stage.name,
         kind=stage.kind,
@@ -95,7 +96,7 @@ def _progress(found: Found) -> tuple[str, str, str]:
 
 def status_text(rows: Sequence[Row]) -> str:
     """The rows as a table for a terminal."""
-    head = Row("stage", "kind", "state", "progress", "job", "time left", "")
+    head = Row("stage", "kind", "state", "progress", "job", "time left", "why, or where")
     cells = [list(vars(row).values()) for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)

@@ -18,7 +18,7 @@ from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import claimed_digest, given_state, result_digest, stage_identity
 
 MARK = "stage.json"
-UNPREPARED = "its data are not prepared"
+UNPREPARED = "without prepared data"
 State = Literal["whole", "half done", "damaged", "missing", "waiting"]
 """`waiting`: what it starts from, or its data, is not there yet, so that its folder has no name yet."""
 

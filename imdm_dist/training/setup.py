@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from imdm_dist.config import to_dict
-from imdm_dist.config.schema import Config
+from imdm_dist.config.schema import Config, ObjectiveConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import Dataset, TokenFile, prepare
 from imdm_dist.model import DiT
@@ -22,6 +22,7 @@ from imdm_dist.training.checkpoint_files import PATTERN, Checkpoint, find_checkp
 SHAPING_SETTINGS = ("train.global_batch", "train.seed", "engine.precision")
 """Settings of the train and engine sections that shape what a step does, and so may not change on resume. How the
 work is split, what is kept and how often something is written do not."""
+_SDTT = {"divergence", "rounds", "steps_per_round", "grid", "noise_policy", "teacher_weights"}
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,16 @@ def shaping_settings(config: dict[str, Any]) -> dict[str, Any]:
         for section in ("model", "objective", "optimizer", "engine", "train")
         for name, value in config[section].items()
     }
+    unread = {f"objective.{name}" for name in unread_by(config["objective"]["kind"])}
     return {
         name: value
         for name, value in flat.items()
-        if name in SHAPING_SETTINGS or name.partition(".")[0] in ("model", "objective", "optimizer")
+        if name not in unread
+        and (name in SHAPING_SETTINGS or name.partition(".")[0] in ("model", "objective", "optimizer"))
     }
+
+
+def unread_by(objective: str) -> set[str]:
+    """Settings of the section objective that a kind of objective does not read."""
+    read = {"kind"} | {"redi": {"redraw_noise"}, "sdtt": _SDTT}.get(objective, set())
+    return {field.name for field in fields(ObjectiveConfig)} - read

@@ -25,6 +25,9 @@ from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
 from imdm_dist.signals import EXIT_STOPPED, SIGNALS, noted
 
 
+_WARNED = (128 + signal.SIGUSR1, 128 + signal.SIGUSR2)
+
+
 class StageStopped(Exception):
     """The processes of a stage were asked to stop, and have ended."""
 
@@ -77,8 +80,9 @@ class Driver:
         self._process = None
         if code == 0:
             return
-        # Of several processes that were asked to stop, one may not have come to the point where it does so in order.
-        if code == EXIT_STOPPED or self.asked:
+        # Of several processes that were asked to stop, one may not have come to the point where it does so in order: a
+        # signal that reaches it before Python stands ends it.
+        if code in (EXIT_STOPPED, *_WARNED) or self.asked:
             raise StageStopped
         raise ValueError(f"its processes ended with exit code {code}: see the messages above and its folder logs/")
 

@@ -159,7 +159,7 @@ def write_heartbeat(pulse: Pulse, folder: Path, world: int) -> None:
         pid=os.getpid(),
         world=world,
     )
-    aside = folder / f".{NAME}.tmp"
+    aside = folder / f".{NAME}.next"  # not among the leftovers that are removed when a run starts: this thread lives then
     with suppress(OSError):
         aside.write_text(json.dumps(asdict(beat)) + "\n", encoding="utf-8")
         os.replace(aside, folder / NAME)

@@ -96,7 +96,7 @@ def test_age_and_time_left(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_does_not_end_a_run(tmp_path):
     with heartbeat(Pulse(0, 1), tmp_path / "gone", RANK_0):
         pass
-    (tmp_path / ".heartbeat.json.tmp").mkdir()
+    (tmp_path / ".heartbeat.json.next").mkdir()
     with heartbeat(Pulse(0, 1), tmp_path, RANK_0):
         pass
     assert read_heartbeat(tmp_path) is None

@@ -24,7 +24,6 @@ from imdm_dist.launch import slurm
 from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
 from imdm_dist.signals import EXIT_STOPPED, SIGNALS, noted
 
-
 _WARNED = (128 + signal.SIGUSR1, 128 + signal.SIGUSR2)
 
 

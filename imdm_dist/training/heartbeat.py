@@ -159,7 +159,8 @@ def write_heartbeat(pulse: Pulse, folder: Path, world: int) -> None:
         pid=os.getpid(),
         world=world,
     )
-    aside = folder / f".{NAME}.next"  # not among the leftovers that are removed when a run starts: this thread lives then
+    # Not among the leftovers that are removed when a run starts: this thread lives by then.
+    aside = folder / f".{NAME}.next"
     with suppress(OSError):
         aside.write_text(json.dumps(asdict(beat)) + "\n", encoding="utf-8")
         os.replace(aside, folder / NAME)

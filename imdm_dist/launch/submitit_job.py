@@ -41,7 +41,8 @@ class TrainJob:
         from imdm_dist.parallel.environment import place_of_this_process
         from imdm_dist.training.loop import train
 
-        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        # What the submitting process was itself launched with is of no meaning here.
+        submitit.helpers.TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
         if train(from_dict(Config, self.config, "the submitted job"), self.folder):
             return self.folder
         if place_of_this_process().rank > 0:

@@ -58,7 +58,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    heed_signals()
+    if arguments.command == "here" or getattr(arguments, "local", False):
+        heed_signals()  # the other commands end at a signal, as any
     if arguments.command == "provenance":
         from imdm_dist.pipeline.provenance import provenance
 
@@ -80,6 +81,8 @@ def main() -> None:
         from imdm_dist.pipeline.cluster import submit_chain
 
         submit_chain(chain, arguments.root, arguments.dry_run)
+    elif getattr(arguments, "dry_run", False):
+        raise ValueError("--dry-run says what would be submitted: leave out --local, or take status")
     else:
         from imdm_dist.pipeline.here import make_here, prepare_data
 

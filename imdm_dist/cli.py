@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -29,4 +30,9 @@ def in_a_line(error: ValueError | OSError) -> str:
     """An error as one line, with a remedy where the system's own words have none."""
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename}: change its rights (ls -ld shows them), or name another place"
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{what}: make room and run the same command again, what is finished is kept"
+        return f"{what}: check the path, or name another" if error.filename else what
     return " ".join(str(error).split()) or type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from imdm_dist.config.schema import MaskConfig, ModelConfig
+from imdm_dist.config.model import MaskConfig, ModelConfig
 from imdm_dist.model import DiT
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imdm_dist.config.schema import MaskConfig, ModelConfig
+from imdm_dist.config.model import MaskConfig, ModelConfig
 from imdm_dist.model import DiT
 from tests.small import small_config, small_model
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from imdm_dist.config.schema import CouplingConfig
+from imdm_dist.cli import in_a_line
+from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling import Coupling, generate, make_plan, verify
 from imdm_dist.coupling import shard as shard_module
 from imdm_dist.coupling.pairs import PairSource
@@ -281,9 +282,9 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pyte
         write_table(table, path, **settings)
 
     monkeypatch.setattr(shard_module.pq, "write_table", write)
-    with pytest.raises(OSError, match="make room and run gen_coupling again, finished shards are kept") as caught:
+    with pytest.raises(OSError) as caught:
         make(tmp_path)
-    assert caught.value.errno == errno.ENOSPC
+    assert "make room and run the same command again, what is finished is kept" in in_a_line(caught.value)
     assert len(list(tmp_path.glob("shard-*"))) == 2
     assert len(list(tmp_path.iterdir())) == 3, "the plan, two shards and nothing else"
     make(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imdm_dist.config.schema import CouplingConfig
+from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling import Coupling, generate, make_plan
 from imdm_dist.coupling import shard as shard_module
 from imdm_dist.coupling.shard import shard_name

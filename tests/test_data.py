@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from imdm_dist.config.schema import DataConfig
+from imdm_dist.config.data import DataConfig
 from imdm_dist.data import TokenFile, Tokenizer, embedded, load_tokenizer, prepare
 from imdm_dist.data.detokenize import lm1b
 from imdm_dist.data.embedded import read_embedded
@@ -586,7 +586,7 @@ def test_what_a_killed_build_left_is_swept(corpus: DataConfig, bpe_folder: Path)
 BUILDER = """
 import sys, time
 from pathlib import Path
-from imdm_dist.config.schema import DataConfig
+from imdm_dist.config.data import DataConfig
 from imdm_dist.data import prepare
 here, number = Path(sys.argv[1]), sys.argv[2]
 (here / f"ready{number}").touch()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from imdm_dist.config.schema import EvaluatorConfig
+from imdm_dist.config.evaluation import EvaluatorConfig
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.evaluation.causal_lm import (
     evaluator_key,

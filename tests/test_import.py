@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from imdm_dist import draws
-from imdm_dist.config.schema import MODEL_SIZES, MaskConfig, ModelConfig
+from imdm_dist.config.model import MODEL_SIZES, MaskConfig, ModelConfig
 from imdm_dist.data import load_tokenizer
 from imdm_dist.data.tokenizer import END_OF_TEXT, train_bpe
 from imdm_dist.files import read_json, sha256_file

@@ -150,7 +150,7 @@ def test_a_run_that_cannot_work_is_not_submitted(tmp_path, overrides, match):
 def test_the_table_of_stages(home):
     rows = {row.stage: row for row in status(tiny_chain(home), home / "runs")}
     assert rows["teacher"].progress.startswith("step 12 of 12, loss ")
-    assert rows["pairs"].progress == "8 of 8 shards"
+    assert rows["pairs"].progress == "8 of 8 shards, 32 of 32 pairs; finished"
     text = status_text(list(rows.values()))
     assert text.splitlines()[0].split()[:7] == ["stage", "kind", "state", "progress", "job", "time", "left"]
     assert len(text.splitlines()) == 7

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig
-from imdm_dist.config.schema import EngineConfig
+from imdm_dist.config.training import EngineConfig
 from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.checkpoint_files import newest_checkpoint
 from imdm_dist.training.loop import train

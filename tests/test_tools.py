@@ -86,6 +86,7 @@ REFUSED = [
     (["gen_coupling.py", "--teacher", "teacher", "--plain", "--shards", "0"], "coupling.shards is 0"),
     (["gen_coupling.py", "--teacher", "teacher", "--plain", "--prompts", "no.txt"], "has no tokenizer"),
     (["gen_coupling.py", "--teacher", "teacher", "--plain", "--workers", "0"], "workers is 0"),
+    (["gen_coupling.py", "--teacher", "teacher", "--plain", "--out", "/proc/x"], "/proc/x: no such file or directory"),
     (["gen_coupling.py", "--workers", "0"], "workers is 0"),
     (["gen_coupling.py", "--teacher", "teacher", "--prompts", "no.txt"], "add --plain"),
     (["gen_coupling.py", "--prompts", "no.txt"], "add --plain"),

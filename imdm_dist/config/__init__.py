@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from imdm_dist.config.coupling import CouplingConfig
+from imdm_dist.config.data import DataConfig
+from imdm_dist.config.evaluation import EvaluationConfig, EvaluatorConfig
 from imdm_dist.config.load import (
     build,
     describe,
@@ -13,25 +16,12 @@ from imdm_dist.config.load import (
     to_dict,
     to_yaml,
 )
+from imdm_dist.config.model import MODEL_SIZES, MaskConfig, ModelConfig
+from imdm_dist.config.names import NoisePolicy, Weights
+from imdm_dist.config.require import require
 from imdm_dist.config.resources import ResourcesConfig
-from imdm_dist.config.schema import (
-    MODEL_SIZES,
-    Config,
-    CouplingConfig,
-    DataConfig,
-    EngineConfig,
-    EvaluationConfig,
-    EvaluatorConfig,
-    InputsConfig,
-    MaskConfig,
-    ModelConfig,
-    NoisePolicy,
-    ObjectiveConfig,
-    OptimizerConfig,
-    TrainConfig,
-    Weights,
-    require,
-)
+from imdm_dist.config.schema import Config, InputsConfig
+from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from imdm_dist.config.yaml_text import read_yaml
 
 __all__ = [

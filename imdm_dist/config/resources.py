@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imdm_dist.config.require import require
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResourcesConfig:
@@ -34,14 +36,14 @@ class ResourcesConfig:
 
     def __post_init__(self) -> None:
         for name in ("nodes", "array"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"resources.{name} is {getattr(self, name)}: set it to 1 or more")
+            require(getattr(self, name) >= 1, f"resources.{name} is {getattr(self, name)}: set it to 1 or more")
         for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task", "warning_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"resources.{name} is {getattr(self, name)}: set it to 0 or more")
+            require(getattr(self, name) >= 0, f"resources.{name} is {getattr(self, name)}: set it to 0 or more")
         for option in self.sbatch:
-            if not option.startswith("--"):
-                raise ValueError(f"resources.sbatch has {option!r}: give options in their long form, --name=value")
+            require(
+                option.startswith("--"),
+                f"resources.sbatch has {option!r}: give options in their long form, --name=value",
+            )
 
     @property
     def tasks(self) -> int:

@@ -8,7 +8,6 @@ Shape suffixes: B batch, L length, P prompts.
 
 from __future__ import annotations
 
-import errno
 import time
 import uuid
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from imdm_dist.config.schema import CouplingConfig
+from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.claim import EXPIRY_S, Claim, Claims
 from imdm_dist.coupling.manifest import MANIFEST, PLAN, check_plan, read_manifest, write_manifest, write_plan
 from imdm_dist.coupling.pairs import PairSource
@@ -70,11 +69,6 @@ def generate(
         with _Bar(folder, config, progress) as bar:
             _Job(folder, config, source, rollout, claims, bar).run()
         _finish(folder, plan, claims)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        remedy = "no space left: make room and run gen_coupling again, finished shards are kept"
-        raise OSError(error.errno, remedy, str(folder)) from None
     finally:
         claims.remove_folder()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from imdm_dist.config.schema import CouplingConfig
+from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.shard import damaged, present_shards, read_shard, shard_name, shard_pairs
 from imdm_dist.files import hash_json, read_json, sha256_file, write_json
 from imdm_dist.provenance import versions

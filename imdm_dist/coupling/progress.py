@@ -34,6 +34,14 @@ class Progress:
         """Seconds at this pace."""
         return None if not self.pairs_per_s else (self.pairs - self.pairs_there) / self.pairs_per_s
 
+    @property
+    def text(self) -> str:
+        """In words, but for the time left."""
+        rate = f", {self.pairs_per_s:.3g} pairs/s" if self.pairs_per_s and not self.finished else ""
+        hosts = ", ".join(f"{host} {count}" for host, count in sorted(self.workers.items())) or "nobody"
+        end = "finished" if self.finished else f"in hand: {hosts}"
+        return f"{self.shards_there} of {self.shards} shards, {self.pairs_there:,} of {self.pairs:,} pairs{rate}; {end}"
+
 
 def progress(folder: Path | str) -> Progress | None:
     """Look at a coupling's folder; None if it has not begun."""

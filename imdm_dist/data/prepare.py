@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from filelock import FileLock, Timeout
 
-from imdm_dist.config.schema import DataConfig
+from imdm_dist.config.data import DataConfig
 from imdm_dist.data import synthetic
 from imdm_dist.data.packing import pack
 from imdm_dist.data.text import Split, data_root, read_texts, source_identity, text_batches

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from imdm_dist.config.schema import DataConfig
+from imdm_dist.config.data import DataConfig
 from imdm_dist.data import detokenize
 from imdm_dist.data.embedded import embedded_digest, read_embedded
 

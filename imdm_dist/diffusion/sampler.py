@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from imdm_dist.config.schema import NoisePolicy
+from imdm_dist.config.names import NoisePolicy
 from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reveal_steps
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.diffusion.source import CounterSource, DrawSource, draw_tokens

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from imdm_dist import hub
-from imdm_dist.config.schema import EvaluatorConfig, require
+from imdm_dist.config.evaluation import EvaluatorConfig
+from imdm_dist.config.require import require
 from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.evaluation.gen_ppl import generative_perplexity

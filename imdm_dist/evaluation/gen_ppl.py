@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from imdm_dist.config.schema import require
+from imdm_dist.config.require import require
 from imdm_dist.evaluation.text_metrics import Rows, as_array
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.config.schema import Weights
+from imdm_dist.config.names import Weights
 from imdm_dist.files import write_json
 from imdm_dist.provenance import versions
 

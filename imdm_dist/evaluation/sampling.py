@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imdm_dist import draws
-from imdm_dist.config.schema import EvaluationConfig, require
+from imdm_dist.config.evaluation import EvaluationConfig
+from imdm_dist.config.require import require
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.draws import Purpose
 from imdm_dist.model import DiT

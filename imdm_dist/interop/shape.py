@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imdm_dist.config.schema import MODEL_SIZES, require
+from imdm_dist.config.model import MODEL_SIZES
+from imdm_dist.config.require import require
 from imdm_dist.interop.source import Source
 from imdm_dist.model.backbone import Rotary
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imdm_dist.config.schema import ModelConfig
+from imdm_dist.config.model import ModelConfig
 from imdm_dist.model.mask_embedding import MaskedRows, build_mask, masked_rows
 from imdm_dist.model.vocabulary import Vocabulary
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from imdm_dist import draws
-from imdm_dist.config.schema import MaskConfig
+from imdm_dist.config.model import MaskConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from imdm_dist.config.schema import Config, CouplingConfig, ModelConfig
+from imdm_dist.config.coupling import CouplingConfig
+from imdm_dist.config.model import ModelConfig
+from imdm_dist.config.schema import Config
 from imdm_dist.diffusion.schedule import EPSILON
 
 MASKED = (1 - EPSILON) * (1 + EPSILON) / 2

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from imdm_dist.config.schema import ObjectiveConfig, Weights
+from imdm_dist.config.names import Weights
+from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.model import DiT
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.nelbo import nelbo

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from imdm_dist import draws
-from imdm_dist.config.schema import NoisePolicy
+from imdm_dist.config.names import NoisePolicy
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.diffusion.source import CounterSource, draw_tokens
 from imdm_dist.draws import Purpose

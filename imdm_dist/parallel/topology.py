@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
-from imdm_dist.config.schema import ModelConfig
+from imdm_dist.config.model import ModelConfig
 from imdm_dist.parallel.environment import Place, place_of_this_process
 
 LINGER = 3.0

@@ -12,7 +12,7 @@ import torch
 
 from imdm_dist.cli import in_a_line
 from imdm_dist.config import Config, from_dict
-from imdm_dist.config.schema import ModelConfig
+from imdm_dist.config.model import ModelConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data.text import Split, source_identity
 from imdm_dist.pipeline.chain import Chain, Stage

@@ -25,7 +25,7 @@ def provenance(folder: Path | str) -> str:
     return "\n".join(_history(folder, 0, set()))
 
 
-def _history(folder: Path, depth: int, told: set[str]) -> Iterator[str]:
+def _history(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
     gap = "    " * depth
     if not (folder / MARK).exists():
         yield f"{gap}{folder.name}: its folder is gone"
@@ -33,10 +33,10 @@ def _history(folder: Path, depth: int, told: set[str]) -> Iterator[str]:
     mark = read_json(folder / MARK)
     identity = mark["identity"]
     yield f"{gap}{folder.name}: {identity['kind']}, digest {mark['digest'][:16]}"
-    if folder.name in told:
+    if folder.resolve() in told:
         yield f"{gap}  (as above)"
         return
-    told.add(folder.name)
+    told.add(folder.resolve())
     yield f"{gap}  code: {', '.join(f'{name} {version}' for name, version in mark['versions'].items())}"
     for name, value in identity["settings"].items():
         yield f"{gap}  {name}: {json.dumps(value)}"
@@ -45,7 +45,7 @@ def _history(folder: Path, depth: int, told: set[str]) -> Iterator[str]:
     for name, where in mark["inputs"].items():
         yield f"{gap}  from {name}:"
         if Path(where).name != where:
-            yield from _given(Path(where), depth + 1)
+            yield from _given(Path(where), depth + 1, told)
         else:
             yield from _history(folder.parent / where, depth + 1, told)
 
@@ -56,12 +56,12 @@ def _text(settings: dict[str, Any]) -> str:
     return f"{json.dumps(about)}, files {json.dumps(settings.get('text', []))}"
 
 
-def _given(folder: Path, depth: int) -> Iterator[str]:
+def _given(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
     gap = "    " * depth
     if (folder / IMPORTED).exists():
         yield f"{gap}imported: {json.dumps(read_json(folder / IMPORTED))}"
     elif (folder / MARK).exists():
-        yield from _history(folder, depth, set())
+        yield from _history(folder, depth, told)
     else:
         yield f"{gap}a run that was given: {folder.name}"
         if (folder / "config.json").exists():

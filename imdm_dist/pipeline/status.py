@@ -86,11 +86,7 @@ def _progress(found: Found) -> tuple[str, str, str]:
         loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
         return f"step {beat.step:,} of {beat.last:,}{loss}", left, silent
     if found.stage.kind == "coupling" and (there := progress(found.folder)) is not None:
-        left = duration(there.time_left) if there.time_left else ""
-        hosts = ", ".join(f"{host}: {count}" for host, count in sorted(there.workers.items()))
-        rate = f", {there.pairs_per_s:.3g} pairs/s" if there.pairs_per_s and not there.finished else ""
-        at_work = f", in hand {hosts}" if hosts else ""
-        return f"{there.shards_there} of {there.shards} shards{rate}{at_work}", left, ""
+        return there.text, duration(there.time_left) if there.time_left else "", ""
     return "", "", ""
 
 
@@ -108,9 +104,4 @@ def progress_line(folder: Path) -> str:
     there = progress(folder)
     if there is None:
         raise ValueError(f"{folder} holds no coupling: give the folder that tools/gen_coupling.py writes to")
-    left = f", {duration(there.time_left)} left" if there.time_left else ""
-    rate = f", {there.pairs_per_s:.3g} pairs/s" if there.pairs_per_s and not there.finished else ""
-    hosts = ", ".join(f"{host} {count}" for host, count in sorted(there.workers.items())) or "nobody"
-    end = "finished" if there.finished else f"in hand: {hosts}"
-    pairs = f"{there.pairs_there:,} of {there.pairs:,} pairs"
-    return f"{there.shards_there} of {there.shards} shards, {pairs}{rate}{left}; {end}"
+    return f"{there.text}; {duration(there.time_left)} left" if there.time_left else there.text

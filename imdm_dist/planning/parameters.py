@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from imdm_dist.config.schema import ModelConfig
+from imdm_dist.config.model import ModelConfig
 from imdm_dist.model import DiT
 from imdm_dist.parallel.cuts import cut_of
 

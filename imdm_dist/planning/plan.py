@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from imdm_dist.config.schema import Config, require
+from imdm_dist.config.require import require
+from imdm_dist.config.schema import Config
 from imdm_dist.objectives.examples import cut_batch
 from imdm_dist.objectives.flops import PairCost, StepFlops, pair_cost, run_steps, step_flops
 from imdm_dist.parallel.topology import check_topology

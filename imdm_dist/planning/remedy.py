@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from imdm_dist.config.schema import Config, EngineConfig
+from imdm_dist.config.schema import Config
+from imdm_dist.config.training import EngineConfig
 from imdm_dist.planning.activations import Device
 from imdm_dist.planning.memory import rank_memory
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imdm_dist.config.schema import DataConfig
+from imdm_dist.config.data import DataConfig
 
 KNOWN = {"gpt2": 50_258, "bert-base-uncased": 30_522}
 """Sizes of public tokenizers by the last part of their hub name, the mask included (GPT-2 has none of its own)."""

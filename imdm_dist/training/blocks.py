@@ -6,7 +6,7 @@ import functools
 
 from torch.utils.checkpoint import checkpoint
 
-from imdm_dist.config.schema import EngineConfig
+from imdm_dist.config.training import EngineConfig
 from imdm_dist.model import DiT
 from imdm_dist.model.backbone import LayerNorm
 from imdm_dist.training.apex import apex_layer_norm

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from imdm_dist.config import from_dict
-from imdm_dist.config.schema import Config, Weights
+from imdm_dist.config.names import Weights
+from imdm_dist.config.schema import Config
 from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
 from imdm_dist.model import DiT
 from imdm_dist.training.checkpoint_files import find_checkpoint

@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imdm_dist.config.schema import EngineConfig, OptimizerConfig
+from imdm_dist.config.training import EngineConfig, OptimizerConfig
 from imdm_dist.model import DiT
 from imdm_dist.parallel.cuts import cut_of
 from imdm_dist.parallel.topology import Topology

@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from imdm_dist.config import to_dict
-from imdm_dist.config.schema import Config, OptimizerConfig
+from imdm_dist.config.schema import Config
+from imdm_dist.config.training import OptimizerConfig
 from imdm_dist.device import steady_allocator
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.objective import build_objective

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from imdm_dist.config.schema import OptimizerConfig
+from imdm_dist.config.training import OptimizerConfig
 from imdm_dist.training.apex import find_apex
 
 TOLERANCE = 1e-6

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from imdm_dist.config.schema import TrainConfig
+from imdm_dist.config.training import TrainConfig
 from imdm_dist.files import hash_json, publish_file, read_json, sync_paths, write_json
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.checkpoint_files import (

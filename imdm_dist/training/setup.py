@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from imdm_dist.config import to_dict
-from imdm_dist.config.schema import Config, ObjectiveConfig
+from imdm_dist.config.schema import Config
+from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import Dataset, TokenFile, prepare
 from imdm_dist.model import DiT

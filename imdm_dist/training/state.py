@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imdm_dist.config import to_dict
-from imdm_dist.config.schema import Weights
+from imdm_dist.config.names import Weights
 from imdm_dist.objectives.objective import Objective
 from imdm_dist.parallel.cuts import cut_of, share
 from imdm_dist.provenance import versions

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from imdm_dist.config.schema import TrainConfig
+from imdm_dist.config.training import TrainConfig
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.signals import SIGNALS, noted
 

@@ -108,7 +108,7 @@ def test_by_one_command(chain: Chain, made: tuple[Path, Seen]) -> None:
         assert {"queued", "running"} & {state for state, _ in states}, stage
         assert states[-1][0] == "whole", states
     assert ("queued", "") in seen["redi"]
-    assert seen["pairs"][-1] == ("whole", "8 of 8 shards")
+    assert seen["pairs"][-1] == ("whole", "8 of 8 shards, 32 of 32 pairs; finished")
     assert any(re.match("[1-7] of 8 shards", progress) for state, progress in seen["pairs"] if state == "running")
     assert seen["sdtt"][-1][1].startswith("step 12 of 12, loss ")
     # Four jobs shared the shards, and each of the others was one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 
 import torch
 
@@ -15,9 +16,14 @@ def default_device(place: int = 0) -> torch.device:
 
 
 def steady_allocator() -> None:
-    """Have glibc give host memory back as it is freed; by default it keeps what was once freed in growing pieces."""
-    mmap_threshold = -3
-    ctypes.CDLL(None).mallopt(mmap_threshold, 128 * 1024)
+    """Have glibc give host memory back as it is freed; by default it keeps what was once freed in growing pieces.
+
+    Not for work on a CPU: every large tensor is then fresh from the kernel, and faults for its pages take as long as
+    the arithmetic of a step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mmap_threshold = -3
+        ctypes.CDLL(None).mallopt(mmap_threshold, 128 * 1024)
 
 
 _PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}

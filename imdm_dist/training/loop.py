@@ -62,11 +62,12 @@ def train(config: Config, folder: Path | str, place: Place | None = None) -> boo
     """
     # Squares of small gradients are denormal numbers, on which a CPU is a hundred times slower.
     torch.set_flush_denormal(True)
-    steady_allocator()
     if config.train.deterministic:
         make_deterministic()
     folder = Path(folder)
     with joined(config.engine.tensor_parallel, config.model, place) as topology:
+        if topology.device.type == "cuda":
+            steady_allocator()
         return _in_good_order(config, folder, topology)
 
 

@@ -89,7 +89,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             if outcome != "passed" or report.when == "call":
                 name = report.nodeid.removeprefix("tests/cluster/")
                 rows[name] = f"| {name} | {outcome} | {report.duration:.0f} | {code} |"
-    slurm = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    slurm = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True, check=False).stdout.strip()
     made_with = f"Python {platform.python_version()}, torch {torch.__version__}"
     lines = ["# Tests on a SLURM cluster", "", "```", "make test-cluster", "```", ""]
     lines += [f"{len(os.sched_getaffinity(0))} CPU cores, four nodes on one host, {slurm}, {made_with}.", ""]

@@ -42,7 +42,7 @@ def at_home(cluster: Cluster) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = {"steps": 60, "save_every": 20, "log_every": 2}
-    slow = {"pairs": 32, "shards": 8, "steps": 128, "batch": 2}
+    slow = {"pairs": 32, "shards": 8, "steps": 512, "batch": 2}
     two = {"nodes": 2, "tasks_per_node": 1, "gpus_per_node": 1}
     return tiny.chain(tmp_path_factory.mktemp("pipeline"), train=long, coupling=slow, resources=two)
 

@@ -104,16 +104,21 @@ def coupled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
     return home, tiny.shards(tiny.folder_of(home / "one", "pairs"))
 
 
+def give_teacher(home: Path, root: Path) -> None:
+    """Put what the pairs are made from into the folder of another run of the same chain."""
+    for stage in ("teacher", "sdtt"):
+        source = tiny.folder_of(home / "one", stage)
+        (root / tiny.NAME).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-r", source, root / tiny.NAME / source.name], check=True)
+
+
 @pytest.mark.parametrize("how", HOW)
 def test_coupling(
     cluster: Cluster, coupled: tuple[Path, dict[str, bytes]], how: Callable[[Cluster, str], None]
 ) -> None:
     home, expected = coupled
     root = home / how.__name__
-    for stage in ("teacher", "sdtt"):
-        source = tiny.folder_of(home / "one", stage)
-        (root / tiny.NAME).mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", "-r", source, root / tiny.NAME / source.name], check=True)
+    give_teacher(home, root)
     job = tiny.submit_stage(cluster, home / f"{tiny.NAME}.yaml", "pairs", root)
     cluster.until(lambda: tiny.shards_there(root) >= 2, "shards are being made", 120, job)
     how(cluster, job)
@@ -125,15 +130,39 @@ def test_coupling(
     assert left == {"coupling.json", "manifest.json", "stage.json"}
 
 
-@pytest.mark.thorough
-def test_a_real_time_limit(cluster: Cluster, home: Path, tmp_path: Path) -> None:
-    long = tiny.chain(tmp_path, train={"steps": 900, "save_every": 100, "log_every": 10})
-    job = tiny.submit_stage(cluster, long, "teacher", tmp_path / "runs")
+def limited_and_free(cluster: Cluster, chain: Path, stage: str, home: Path) -> tuple[Path, Path]:
+    """Make a stage in a job that reaches its time limit, a minute, and at the same time in one that has none.
+
+    Returns:
+        the folders of both.
+    """
+    job = tiny.submit_stage(cluster, chain, stage, home / "limited")
     cluster.run(["scontrol", "update", f"jobid={job}", "timelimit=1"])
+    free = tiny.submit_stage(cluster, chain, stage, home / "free")
     cluster.wait_restart(job, timeout=240)
     cluster.run(["scontrol", "update", f"jobid={job}", "timelimit=10"])
-    cluster.wait(job, "COMPLETED", timeout=300)
-    folder = tiny.folder_of(tmp_path / "runs", "teacher")
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for other in (job, free):
+        cluster.wait(other, "COMPLETED", timeout=400)
+    assert (cluster.restarts(job), cluster.restarts(free)) == (1, 0)
+    return tiny.folder_of(home / "limited", stage), tiny.folder_of(home / "free", stage)
+
+
+@pytest.mark.thorough
+def test_training_at_a_real_time_limit(cluster: Cluster, tmp_path: Path) -> None:
+    chain = tiny.chain(tmp_path, train={"steps": 900, "save_every": 100, "log_every": 10})
+    limited, free = limited_and_free(cluster, chain, "teacher", tmp_path)
+    assert tiny.trained(limited) == tiny.trained(free)
+    steps = [json.loads(line)["step"] for line in (limited / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == steps and steps[-1] == 900
-    assert "stopped at step" in cluster.output(job)
+
+
+@pytest.mark.thorough
+def test_coupling_at_a_real_time_limit(
+    cluster: Cluster, coupled: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    chain = tiny.chain(tmp_path, coupling={"pairs": 16384, "shards": 64, "steps": 256, "batch": 2})
+    for root in ("limited", "free"):
+        give_teacher(coupled[0], tmp_path / root)
+    limited, free = limited_and_free(cluster, chain, "pairs", tmp_path)
+    assert tiny.shards(limited) == tiny.shards(free)
+    assert len(tiny.shards(free)) == 64

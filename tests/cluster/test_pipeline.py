@@ -42,7 +42,7 @@ def at_home(cluster: Cluster) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = {"steps": 60, "save_every": 20, "log_every": 2}
-    slow = {"pairs": 1024, "shards": 8, "steps": 128, "batch": 2}  # a shard takes a second or two
+    slow = {"pairs": 4096, "shards": 8, "steps": 128, "batch": 2}  # a shard takes seconds
     two = {"nodes": 2, "tasks_per_node": 1, "gpus_per_node": 1}
     return tiny.chain(tmp_path_factory.mktemp("pipeline"), train=long, coupling=slow, resources=two)
 
@@ -108,7 +108,7 @@ def test_by_one_command(chain: Chain, made: tuple[Path, Seen]) -> None:
         assert {"queued", "running"} & {state for state, _ in states}, stage
         assert states[-1][0] == "whole", states
     assert ("queued", "") in seen["redi"]
-    assert seen["pairs"][-1] == ("whole", "8 of 8 shards, 1,024 of 1,024 pairs; finished")
+    assert seen["pairs"][-1] == ("whole", "8 of 8 shards, 4,096 of 4,096 pairs; finished")
     assert any(re.match("[1-7] of 8 shards", progress) for state, progress in seen["pairs"] if state == "running")
     assert seen["sdtt"][-1][1].startswith("step 12 of 12, loss ")
     # Four jobs shared the shards, and each of the others was one.

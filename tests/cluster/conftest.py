@@ -93,7 +93,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     made_with = f"Python {platform.python_version()}, torch {torch.__version__}"
     lines = ["# Tests on a SLURM cluster", "", "```", "make test-cluster", "```", ""]
     lines += [f"{len(os.sched_getaffinity(0))} CPU cores, four nodes on one host, {slurm}, {made_with}.", ""]
-    lines += ["When some tests are run again alone, the rows of the others stay: each is of the code that it names.", ""]
+    lines += [
+        "When some tests are run again alone, the rows of the others stay: each is of the code that it names.",
+        "",
+    ]
     lines += ["| test | result | seconds | code |", "|:---|:---|---:|:---|", *(rows[name] for name in sorted(rows))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

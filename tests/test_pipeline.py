@@ -235,6 +235,7 @@ def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path)
     first.send_signal(signal.SIGTERM)
     output = first.communicate()[0].decode()
     assert first.returncode == EXIT_STOPPED, output
+    assert "Traceback" not in output
     again = start(command, tmp_path)
     output = again.communicate()[0].decode()
     assert again.returncode == 0, output
@@ -245,6 +246,14 @@ def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path)
     theirs = newest_checkpoint(tmp_path / "one")
     for name in theirs.names("ema"):
         torch.testing.assert_close(ours.full("ema", name), theirs.full("ema", name), rtol=0, atol=2e-5)
+
+
+def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):
+    (tmp_path / "fail.py").write_text("import sys; sys.exit('error: no such thing')")
+    process = start(["-m", "imdm_dist.launch", "--local", "2", "fail.py"], tmp_path)
+    said = set(process.communicate(timeout=120)[0].decode().splitlines())
+    end = "error: its processes ended with exit code 1: see the messages above and its folder logs/"
+    assert said == {"error: no such thing", end}
 
 
 def test_a_signal_before_the_first_import_stops_in_good_order(tmp_path):

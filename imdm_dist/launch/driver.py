@@ -90,7 +90,7 @@ class Driver:
         if self.local == 1 or (self.local and one):
             return python
         if self.local:
-            return [*python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.local}"]
+            return [*python, "-m", "imdm_dist.launch.local", f"--nproc-per-node={self.local}"]
         options = ["--nodes=1", "--ntasks=1"] if one else []
         return ["srun", f"--kill-on-bad-exit={int(not apart)}", *options, *python]
 
@@ -98,6 +98,8 @@ class Driver:
         have = os.environ
         package = str(Path(imdm_dist.__file__).resolve().parent.parent)
         extra = {"PYTHONPATH": os.pathsep.join(filter(None, (package, have.get("PYTHONPATH"))))}
+        if self.local > 1:
+            extra["OMP_NUM_THREADS"] = have.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // self.local))
         if not self.local:
             extra["MASTER_ADDR"] = first_host(have["SLURM_JOB_NODELIST"])
             extra["MASTER_PORT"] = str(free_port())

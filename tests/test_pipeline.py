@@ -15,6 +15,7 @@ import yaml
 
 from imdm_dist.config import Config, ResourcesConfig, load_config
 from imdm_dist.coupling.progress import progress
+from imdm_dist.launch import slurm
 from imdm_dist.launch.submit import minutes_of, slurm_parameters
 from imdm_dist.pipeline import load_chain, run_chain
 from imdm_dist.pipeline.chain import needed
@@ -246,6 +247,18 @@ def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path)
     theirs = newest_checkpoint(tmp_path / "one")
     for name in theirs.names("ema"):
         torch.testing.assert_close(ours.full("ema", name), theirs.full("ema", name), rtol=0, atol=2e-5)
+
+
+def test_a_command_of_slurm_that_lost_its_connection_is_given_again(tmp_path, monkeypatch):
+    for name in ("squeue", "sbatch"):
+        (tmp_path / name).write_text(
+            f"#!/bin/sh\ncd {tmp_path}\n[ -e seen-{name} ] && echo fine && exit\ntouch seen-{name}; kill -PIPE $$\n"
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert slurm.call(["squeue"]) == "fine\n"
+    with pytest.raises(ValueError, match="sbatch refused: exit code -13"):  # it may have been taken
+        slurm.call(["sbatch"])
 
 
 def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,20 +66,27 @@ def call(command: Sequence[str], env: dict[str, str] | None = None) -> str:
     Raises:
         ValueError: there is no such command here, or it fails; the message is the command's own.
     """
+    done = _answer(command, env)
+    if done.returncode == -signal.SIGPIPE and command[0] != "sbatch":
+        # A busy slurmctld closed the connection on it. A second sbatch might be a second job.
+        done = _answer(command, env)
+    if done.returncode != 0:
+        said = " ".join(done.stderr.replace(f"{command[0]}: error: ", "").split())
+        if "configuration source" in said:  # the commands are installed, and no cluster is
+            said = "it finds no cluster: run this on a login node, or with --local on this machine alone"
+        raise ValueError(f"{command[0]} refused: {said or f'exit code {done.returncode}, try again'}")
+    return done.stdout
+
+
+def _answer(command: Sequence[str], env: dict[str, str] | None) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAITS_S, env=env)
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAITS_S, env=env)
     except FileNotFoundError:
         raise ValueError(
             f"{command[0]} is not here: run this where SLURM's commands are, or with --local on this machine alone"
         ) from None
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} did not answer for {WAITS_S} s: try again when SLURM does") from None
-    if done.returncode != 0:
-        said = " ".join(done.stderr.replace(f"{command[0]}: error: ", "").split())
-        if "configuration source" in said:  # the commands are installed, and no cluster is
-            said = "it finds no cluster: run this on a login node, or with --local on this machine alone"
-        raise ValueError(f"{command[0]} refused: {said}")
-    return done.stdout
 
 
 def submit(options: Sequence[str], script: str, arguments: Sequence[str], env: dict[str, str]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -76,7 +77,12 @@ class Cluster:
 
     def records(self, job: str) -> list[dict[str, str]]:
         """What scontrol says of a job: one record, or one for each element of an array that has started or ended."""
-        text = self.run(["scontrol", "--oneliner", "show", "job", job]).stdout
+        command = ["scontrol", "--oneliner", "show", "job", job]
+        if (result := self.run(command, check=False)).returncode == -signal.SIGPIPE:
+            # A busy slurmctld closed the connection on it.
+            result = self.run(command)
+        assert result.returncode == 0, f"{shlex.join(command)}: {result.stderr}"
+        text = result.stdout
         return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in text.splitlines() if line.strip()]
 
     def record(self, job: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 
-LONG = {"train": {"steps": 160, "save_every": 20, "log_every": 2}}
+LONG = {"train": {"steps": 320, "save_every": 20, "log_every": 2}}
 SLOW = {"coupling": {"pairs": 256, "shards": 16, "steps": 256, "batch": 2}}
 MIDDLE = 40
 """Steps after which training is disturbed."""
@@ -89,7 +89,7 @@ def test_training(
     folder = tiny.folder_of(root, "teacher")
     assert tiny.trained(folder) == undisturbed
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert sorted(set(steps)) == steps and set(range(2, 161, 2)) <= set(steps)  # and the step of a stop, if it is odd
+    assert sorted(set(steps)) == steps and set(range(2, 321, 2)) <= set(steps)  # and the step of a stop, if it is odd
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from imdm_dist.training.metrics import read_metrics
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 
-STEPS = 160
+STEPS = 400
 TOOL = tiny.ROOT / "tools" / "submit.py"
 RESOURCES = ["--nodes=2", "--tasks-per-node=1", "--gpus-per-node=1", "--time=60"]
 """Two processes. Submitit tells a preemption from the time limit by the clock, for limits above ten minutes."""

@@ -73,7 +73,7 @@ class Driver:
         """
         if self.asked:
             raise StageStopped
-        command, environment = self._launcher(one, apart), {**os.environ, **self._environment()}
+        command, environment = self._launcher(one, apart), {**os.environ, **self._environment(one)}
         self._process = subprocess.Popen([*command, *program], env=environment, stdin=subprocess.DEVNULL)
         code = self._process.wait()
         self._process = None
@@ -94,11 +94,11 @@ class Driver:
         options = ["--nodes=1", "--ntasks=1"] if one else []
         return ["srun", f"--kill-on-bad-exit={int(not apart)}", *options, *python]
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, one: bool) -> dict[str, str]:
         have = os.environ
         package = str(Path(imdm_dist.__file__).resolve().parent.parent)
         extra = {"PYTHONPATH": os.pathsep.join(filter(None, (package, have.get("PYTHONPATH"))))}
-        if self.local > 1:
+        if self.local > 1 and not one:  # a process by itself takes all cores
             extra["OMP_NUM_THREADS"] = have.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // self.local))
         if not self.local:
             extra["MASTER_ADDR"] = first_host(have["SLURM_JOB_NODELIST"])

@@ -225,10 +225,13 @@ def test_the_hub_is_asked_once_for_what_is_not_cached(hub: Hub, tmp_path: Path, 
 # --- packing
 
 
-def packed_by_hand(texts: list[str], tokenizer: Tokenizer, length: int) -> list[list[int]]:
-    stream = list(chain.from_iterable([*ids, tokenizer.eos_id] for ids in tokenizer.encode(texts)))
+def packed_by_hand(
+    texts: list[str], tokenizer: Tokenizer, length: int, closed_by: int | None = None
+) -> list[list[int]]:
+    close = tokenizer.eos_id if closed_by is None else closed_by
+    stream = list(chain.from_iterable([*ids, close] for ids in tokenizer.encode(texts)))
     cuts = range(0, len(stream) - (length - 2) + 1, length - 2)
-    return [[tokenizer.bos_id, *stream[at : at + length - 2], tokenizer.eos_id] for at in cuts]
+    return [[tokenizer.bos_id, *stream[at : at + length - 2], close] for at in cuts]
 
 
 @pytest.mark.parametrize("length", [3, 4, 16, 1000])
@@ -240,6 +243,21 @@ def test_rows_are_cut_from_one_stream(bpe: Tokenizer, bert_folder: Path, length:
         rows = np.concatenate(list(pack(batches, tokenizer, length)))
         assert rows.dtype == np.uint16
         assert rows.tolist() == packed_by_hand(texts, tokenizer, length)
+
+
+def test_rows_of_the_mdlm_family_hold_no_end_token(corpus: DataConfig, bert_folder: Path) -> None:
+    ours = changed(corpus, tokenizer=str(bert_folder))
+    ends, begins = prepare(ours), prepare(changed(ours, separator="begin"))
+    tokenizer = begins.tokenizer
+    assert tokenizer is not None and tokenizer.bos_id != tokenizer.eos_id
+    # What `tokenizer.encode(eos_token)[0]` is for BERT: the [CLS] that encode puts in front.
+    assert tokenizer.fast.encode(tokenizer.fast.sep_token)[0] == tokenizer.bos_id
+    assert begins.train.tokens.tolist() == packed_by_hand(sentences(300), tokenizer, 16, tokenizer.bos_id)
+    assert not (begins.train.tokens == tokenizer.eos_id).any() and begins.train.eos_id == tokenizer.bos_id
+    assert begins.train.fingerprint != ends.train.fingerprint
+    assert (ends.train.tokens == tokenizer.eos_id).sum() == (
+        begins.train.tokens == tokenizer.bos_id
+    ).sum() - ends.train.rows
 
 
 def test_a_row_too_short_for_text_is_refused(bpe: Tokenizer, corpus: DataConfig) -> None:
@@ -304,6 +322,8 @@ def test_the_fingerprint_follows_tokens_and_settings(tmp_path: Path) -> None:
         write(tmp_path / "d", rows, settings={"split": "valid"}),
     ]
     assert len({file.fingerprint for file in files}) == 4
+    elsewhere = write(tmp_path / "e", rows, origin={"text": "elsewhere"})
+    assert elsewhere.fingerprint == files[0].fingerprint and elsewhere.origin == {"text": "elsewhere"}
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
@@ -528,7 +548,7 @@ def test_prepared_data_is_found_again_and_made_anew_when_it_must_be(
     expected = packed_by_hand(sentences(300), first.tokenizer, 16)
     assert first.train.take(np.arange(first.train.rows)).tolist() == expected
     assert not (first.train.tokens == first.train.mask_id).any()
-    assert first.train.settings["split"] == "train" and first.train.settings["length"] == 16
+    assert first.train.settings["split"] == "train" and first.train.origin["length"] == 16
 
     os.rename(corpus.root, tmp_path / "moved")
     moved = changed(corpus, root=str(tmp_path / "moved"))

@@ -218,7 +218,9 @@ def test_masks_of_both_vocabularies(tmp_path, public_tokenizers, name, vocab_siz
     )
     assert (report.model["mask_id"], report.model["length"]) == (mask_id, length)
     assert "give data.length=" in report.origins["length"]
-    assert_same(load_model(tmp_path / "run"), raw, mask_id)
+    imported = load_model(tmp_path / "run")
+    assert imported.config.data.separator == "begin"  # what their packing takes
+    assert_same(imported, raw, mask_id)
 
 
 def test_a_noise_mlp_and_a_soft_cap(tmp_path, monkeypatch, tokenizer):

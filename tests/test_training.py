@@ -1,6 +1,7 @@
 """Training: a run that was cut off ends as one that was not, in every mode; bad checkpoints are named."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -26,7 +27,8 @@ from imdm_dist.pipeline.rollouts import generate_coupling
 from imdm_dist.training import saver
 from imdm_dist.training.checkpoint import load_model
 from imdm_dist.training.checkpoint_files import check, newest_checkpoint
-from imdm_dist.training.loop import learning_rate, train
+from imdm_dist.training.learning_rate import learning_rate
+from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from imdm_dist.training.setup import open_coupling
 from imdm_dist.training.stop import StopRequest
@@ -188,9 +190,23 @@ def test_examples_do_not_depend_on_how_they_are_cut(home):
         assert {part.total for part in parts} == {whole[0].total}
 
 
-def test_warm_up_then_constant():
+def test_the_rate_of_each_schedule():
     config = OptimizerConfig(lr=1.0, warmup_steps=4)
-    assert [learning_rate(config, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    warmup = [0.25, 0.5, 0.75, 1.0]
+
+    def rates(**changes):
+        return [learning_rate(replace(config, **changes), step, last=12) for step in range(12)]
+
+    assert rates() == warmup + [1.0] * 8
+    cosine = rates(schedule="cosine", lr_min=0.2)
+    assert cosine[:4] == warmup and cosine[-1] == pytest.approx(0.2)
+    assert cosine[7] == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 4 / 8)))
+    wsd = rates(schedule="wsd", decay_steps=4)
+    assert wsd == pytest.approx([*warmup, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
+    assert rates(schedule="wsd")[-3:] == [1.0, 1.0, 0.0]  # a tenth of twelve steps
+    assert rates(schedule="cosine", warmup_steps=0)[0] == 1.0
+    with pytest.raises(ValueError, match="optimizer.lr_min is 2"):
+        replace(config, lr_min=2.0)
 
 
 def test_a_finished_run_is_left_alone(home, teacher):

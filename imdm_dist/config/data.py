@@ -30,6 +30,8 @@ class DataConfig:
     """Vocabulary of the BPE that tokenizer=embedded trains (mask not counted)."""
     packing: Literal["document", "sentence"] = "document"
     """document: as MDLM packs OpenWebText; sentence: as MDLM and DUO pack LM1B."""
+    separator: Literal["begin", "end"] = "end"
+    """Token behind each text and row. MDLM, DUO and ReDi take begin: with BERT [CLS]; GPT-2 has one token for both."""
     detokenizer: Literal["none", "lm1b"] = "none"
     """Undo the tokenisation of a corpus before ours."""
     length: int = 32

@@ -11,10 +11,16 @@ from imdm_dist.config.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up to a constant rate, clipping and EMA (MDLM's recipe)."""
+    """AdamW with a linear warm-up, clipping and EMA; the defaults are MDLM's recipe."""
 
     lr: float = 3e-4
-    """Learning rate after the warm-up."""
+    """Peak learning rate, that of the last warm-up step."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """After the warm-up: constant; cosine down to lr_min; wsd (warm-up, stable, decay): constant, then linear down."""
+    decay_steps: int = 0
+    """Steps of the decay at the end of a wsd run; 0 is a tenth of the run."""
+    lr_min: float = 0.0
+    """Rate that cosine and wsd end with."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's two moments."""
     eps: float = 1e-8
@@ -22,7 +28,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     warmup_steps: int = 2500
-    """Steps over which the rate rises linearly from 0."""
+    """Steps over which the rate rises linearly, the first of w with lr/w (MDLM's first has 0: it is a step behind)."""
     clip: float = 1.0
     """Largest global gradient norm; 0 is off."""
     ema_decay: float = 0.9999
@@ -32,7 +38,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optimizer.lr is {self.lr}: set it above 0")
-        require(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}: set it to 0 or more")
+        require(
+            0 <= self.lr_min <= self.lr,
+            f"optimizer.lr_min is {self.lr_min}: set it from 0 to optimizer.lr={self.lr}",
+        )
+        for name in ("warmup_steps", "decay_steps"):
+            require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}: set it to 0 or more")
         require(self.clip >= 0, f"optimizer.clip is {self.clip}: set it to 0 (off) or above")
         require(0 <= self.ema_decay < 1, f"optimizer.ema_decay is {self.ema_decay}: set it in [0, 1)")
 

@@ -24,7 +24,9 @@ from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, publish_dir, write_json
 
-_FORMAT = 1
+_PACKING = ("source", "text_field", "packing", "separator", "detokenizer", "length")
+"""Settings that shape the rows, beside the text and the tokenizer."""
+_FORMAT = 2
 """Raised when the code comes to make other rows from the same settings."""
 _BPE_BATCHES = 256
 """A BPE is trained on the first gigabyte of text: more does not change it, and would not fit in memory."""
@@ -107,7 +109,10 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bo
     settings = {
         "format": _FORMAT,
         "tokenizer": tokenizer.fingerprint,
-        **{key: getattr(config, key) for key in ("source", "text_field", "packing", "detokenizer", "length")},
+        **{
+            key: getattr(config, key)
+            for key in ("source", "text_field", "packing", "separator", "detokenizer", "length")
+        },
     }
 
     def build(aside: Path) -> None:
@@ -115,13 +120,14 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bo
             table = read_texts(config, split, _scratch(config, aside))
             TokenFile.write(
                 aside / split,
-                pack(text_batches(table, config, split), tokenizer, config.length),
+                pack(text_batches(table, config, split), tokenizer, config.length, config.separator),
                 length=config.length,
                 vocab_size=tokenizer.vocab_size,
                 mask_id=tokenizer.mask_id,
                 bos_id=tokenizer.bos_id,
-                eos_id=tokenizer.eos_id,
-                settings=settings | {"split": split, "text": identity[split]},
+                eos_id=tokenizer.eos_id if config.separator == "end" else tokenizer.bos_id,
+                settings={"tokenizer": tokenizer.fingerprint, "split": split},
+                origin=settings | {"text": identity[split]},
             )
         shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
 
-_KEYS = ("rows", "length", "vocab_size", "mask_id", "bos_id", "eos_id", "settings", "sha256", "fingerprint")
+_KEYS = ("rows", "length", "vocab_size", "mask_id", "bos_id", "eos_id", "settings", "origin", "sha256", "fingerprint")
+_NOT_CONTENT = ("origin", "fingerprint")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -28,7 +29,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def _fingerprint(meta: dict[str, Any]) -> str:
-    return hash_json({key: meta[key] for key in _KEYS if key != "fingerprint"})
+    return hash_json({key: meta[key] for key in _KEYS if key not in _NOT_CONTENT})
 
 
 def _append_rows(path: Path, rows: Iterable[np.ndarray], length: int, dtype: np.dtype) -> int:
@@ -70,9 +71,11 @@ class TokenFile:
     eos_id: int | None
     """Id every row ends with; None where rows have no such token."""
     fingerprint: str
-    """SHA-256 over the tokens and all that they were made from."""
+    """SHA-256 over the tokens and what they mean, wherever they came from: equal rows have equal fingerprints."""
     settings: dict[str, Any]
-    """What the rows were made from."""
+    """What the ids mean: tokenizer and split."""
+    origin: dict[str, Any]
+    """Where the rows came from: text and packing. For a reader, and not part of the fingerprint."""
     sha256: str
     """SHA-256 of tokens.npy when it was written."""
 
@@ -93,6 +96,7 @@ class TokenFile:
         bos_id: int | None,
         eos_id: int | None,
         settings: dict[str, Any],
+        origin: dict[str, Any] | None = None,
     ) -> TokenFile:
         """Write a token file and open it; on an error nothing is left behind.
 
@@ -100,7 +104,8 @@ class TokenFile:
             path: folder to make; one that exists is replaced.
             rows: integer array [rows, length], or chunks [K, length] of it, each held only while it is written.
             length, vocab_size, mask_id, bos_id, eos_id: see the attributes.
-            settings: JSON values that say what the rows were made from; they enter the fingerprint.
+            settings: JSON values that say what the ids mean; they enter the fingerprint.
+            origin: JSON values that say where the rows came from; they do not.
 
         Raises:
             ValueError: there are no rows.
@@ -121,6 +126,7 @@ class TokenFile:
                 "bos_id": bos_id,
                 "eos_id": eos_id,
                 "settings": settings,
+                "origin": origin or {},
                 "sha256": sha256_file(aside / "tokens.npy"),
             }
             write_json(aside / "meta.json", meta | {"fingerprint": _fingerprint(meta)})

@@ -120,7 +120,8 @@ def _data(source: Source, vocab_size: int, asked: Mapping[str, Any]) -> tuple[di
         length, where = known.length, f"what models on {known.tokenizer} have; give data.length=... if this one differs"
     else:
         raise ValueError("nothing in the file says how many tokens a row has: give data.length=...")
-    return {"length": length} | ({"tokenizer": known.tokenizer} if known else {}), where
+    # What these families trained on: see data.separator.
+    return {"length": length, "separator": "begin"} | ({"tokenizer": known.tokenizer} if known else {}), where
 
 
 def _tokenizer(config: Config, vocab_size: int) -> Tokenizer:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config
-from imdm_dist.config.training import OptimizerConfig
 from imdm_dist.device import steady_allocator
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.objective import build_objective
@@ -32,17 +31,13 @@ from imdm_dist.training.feed import Prefetched, seed_dropout
 from imdm_dist.training.folder import make_folder, only_writer, prepare_folder
 from imdm_dist.training.hang import HangWatch
 from imdm_dist.training.heartbeat import Pulse, heartbeat
+from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.metrics import Meter, MetricsLog, console
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
 from imdm_dist.training.stop import StopRequest
 
 BF16 = torch.bfloat16
-
-
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Rate of optimizer step `step` (0 is the first): a linear warm-up, then constant."""
-    return config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
 
 
 def train(config: Config, folder: Path | str, place: Place | None = None) -> bool:
@@ -150,7 +145,7 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: Han
             loss += engine.accumulate(lambda m, b=batch: objective.loss(m, b))  # type: ignore[misc]
         # 2. The update, then what follows the weights: EMA and, at a round's end, the SDTT teacher.
         pulse.at("update")
-        lr = learning_rate(config.optimizer, done - 1)
+        lr = learning_rate(config.optimizer, done - 1, run.last)
         grad_norm = engine.step(lr)
         place = objective.metrics()
         state.follow(done)

@@ -93,6 +93,13 @@ def _work(
 ) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
+    try:
+        _make(config, teacher, folder, prompts_PL, place, shown)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int, shown: bool) -> None:
     loaded = load_model(teacher, config.coupling.weights)
     model = loaded.model.to(default_device(place))
     data = prepare(config.data).train if config.coupling.kind == "perturbed" else None
@@ -113,4 +120,3 @@ def _work(
         return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B).tokens_BL
 
     generate(folder, config.coupling, rollout=rollout, plan=plan, data=data, prompts_PL=prompts_PL, progress=shown)
-    torch.set_num_threads(threads)

@@ -18,13 +18,12 @@ from imdm_dist.device import steady_allocator
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.objective import build_objective
 from imdm_dist.objectives.validation import validation_nelbo
-from imdm_dist.parallel.environment import Place
+from imdm_dist.parallel.environment import Place, place_of_this_process
 from imdm_dist.parallel.failure import agree, all_fail_together, own_log
 from imdm_dist.parallel.replicas import check_replicas
 from imdm_dist.parallel.topology import Topology, joined
 from imdm_dist.provenance import versions
 from imdm_dist.training.blocks import prepare_blocks
-from imdm_dist.training.determinism import make_deterministic
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
 from imdm_dist.training.feed import Prefetched, seed_dropout
@@ -33,6 +32,8 @@ from imdm_dist.training.hang import HangWatch
 from imdm_dist.training.heartbeat import Pulse, heartbeat
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.metrics import Meter, MetricsLog, console
+from imdm_dist.training.process import own_settings
+from imdm_dist.training.saver import lost_without
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
 from imdm_dist.training.stop import StopRequest
@@ -55,15 +56,15 @@ def train(config: Config, folder: Path | str, place: Place | None = None) -> boo
         ValueError: settings, data, initial weights or coupling do not fit, and nothing has been written; or a
             checkpoint could not be written; or gradients are not finite any more.
     """
-    # Squares of small gradients are denormal numbers, on which a CPU is a hundred times slower.
-    torch.set_flush_denormal(True)
-    if config.train.deterministic:
-        make_deterministic()
-    folder = Path(folder)
-    with joined(config.engine.tensor_parallel, config.model, place) as topology:
+    place = place or place_of_this_process()
+    # Squares of small gradients are denormal numbers, among other things.
+    with (
+        own_settings(config.train.deterministic, place.device),
+        joined(config.engine.tensor_parallel, config.model, place) as topology,
+    ):
         if topology.device.type == "cuda":
             steady_allocator()
-        return _in_good_order(config, folder, topology)
+        return _in_good_order(config, Path(folder), topology)
 
 
 def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
@@ -135,6 +136,7 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: Han
             log.write(line)
 
     done, finished = run.done, False
+    stop.lost = lambda: lost_without(folder, run.done, pulse.trained)
     steps = Prefetched(run.examples, run.done, run.last)
     for done, batches in enumerate(steps, start=run.done + 1):
         # 1. Gradients: every micro-batch adds its share of the global batch's loss.

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 
 from imdm_dist.signals import EXIT_INTERRUPTED, another_press, heed_interrupts
 
@@ -53,6 +53,17 @@ def _tell(interrupt: KeyboardInterrupt) -> None:
     # A checkpoint that is being written in the background would be waited for.
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         os._exit(EXIT_INTERRUPTED)
+
+
+def _end_amid_imports(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, KeyboardInterrupt):
+        return _hook(kind, error, trace)
+    _tell(error)
+    os._exit(EXIT_INTERRUPTED)
+
+
+# A tool's own imports come before `guarded`, and on a busy file system they take seconds.
+_hook, sys.excepthook = sys.excepthook, _end_amid_imports
 
 
 def in_a_line(error: ValueError | OSError) -> str:

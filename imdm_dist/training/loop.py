@@ -41,13 +41,14 @@ from imdm_dist.training.stop import StopRequest
 BF16 = torch.bfloat16
 
 
-def train(config: Config, folder: Path | str, place: Place | None = None) -> bool:
+def train(config: Config, folder: Path | str, place: Place | None = None, moments: bool = True) -> bool:
     """Train to the last step, from the newest whole checkpoint of `folder` if it has one.
 
     Every process of a launch calls this with the same arguments.
 
     Args:
         place: where this process stands in the launch; None reads the launcher's environment.
+        moments: keep what more steps would need: AdamW's moments in the last checkpoint, and the ones before it.
 
     Returns:
         whether the last step is done: not if a signal or the time budget stopped the run after a checkpoint.
@@ -64,10 +65,10 @@ def train(config: Config, folder: Path | str, place: Place | None = None) -> boo
     ):
         if topology.device.type == "cuda":
             steady_allocator()
-        return _in_good_order(config, Path(folder), topology)
+        return _in_good_order(config, Path(folder), topology, moments)
 
 
-def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
+def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bool) -> bool:
     with StopRequest(topology, config.train) as stop, all_fail_together(topology) as watch:
         found = agree(topology, lambda: to_resume(config.train.resume, folder) if topology.first else None)
         resume = topology.from_first(found)
@@ -87,7 +88,7 @@ def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
         with writer, own_log(topology, folder) as log, heartbeat(pulse, folder, topology):
             hang = HangWatch(pulse, config.train.hang_minutes, topology, watch, log, folder)
             with hang, progress(run, topology) as bar:
-                return _train(run, topology, stop, bar, hang)
+                return _train(run, topology, stop, bar, hang, moments)
 
 
 def progress(run: Run, topology: Topology) -> tqdm:
@@ -118,7 +119,7 @@ def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     return engine, state
 
 
-def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: HangWatch) -> bool:
+def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: HangWatch, moments: bool) -> bool:
     config, folder, settings, pulse = run.config, run.folder, run.config.train, hang.pulse
     about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
     if topology.first:
@@ -181,7 +182,8 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: Han
             pulse.at("saving")
             pulse.saved = done
             with meter.paused() as stall:
-                state.save(done, valid_ppl, background=settings.async_save and not now)
+                background = settings.async_save and not now
+                state.save(done, valid_ppl, background, moments=moments or not finished)
             meter.save_stall = stall.seconds
         pulse.end_step(done)
         if stopping:

@@ -46,7 +46,7 @@ def _tell(interrupt: KeyboardInterrupt) -> None:
     """Say what becomes of the work; from now on another Ctrl-C ends the process as it stands."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
     # Of the processes of a launch the first one speaks.
-    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0:
+    if (os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0") == "0":
         print("; ".join(["ended by Ctrl-C", *map(str, interrupt.args)]), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,7 +19,7 @@ EXIT_STOPPED = 75
 """Exit code of a process that was asked to stop and did so in good order (EX_TEMPFAIL: start it again to go on)."""
 EXIT_INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended without a save, as shells have it."""
-AGAIN_S = 1.0
+AGAIN_S = 2.0
 """What comes so soon after a Ctrl-C is the same one: a terminal tells all processes, and a launcher tells its own."""
 LINGER = 5.0
 """Seconds that rank 0 leaves the others to end in."""

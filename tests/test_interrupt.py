@@ -153,7 +153,7 @@ def test_a_coupling_keeps_its_whole_shards(tmp_path, cache, monkeypatch):
     press_at(monkeypatch, rollouts, "sample", 3)
     torch.set_num_threads(2)
     try:
-        with pytest.raises(KeyboardInterrupt, match="2 of 4 shards are there and are kept, the same command makes the"):
+        with pytest.raises(KeyboardInterrupt, match="2 of 4 shards are kept, the same command makes the rest"):
             rollouts.generate_coupling(made, tmp_path / "teacher", tmp_path / "pairs", workers=1)
         assert torch.get_num_threads() == 2
     finally:

@@ -26,7 +26,6 @@ from imdm_dist.coupling.pairs import PairSource
 from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs, write_shard
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.files import remove_leftovers
-from imdm_dist.signals import interrupted
 
 Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(start_BL int64, seed_B int64, time_B float64) -> result_BL int64, all on the CPU; a pure function."""
@@ -67,7 +66,7 @@ def generate(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _agree_on_plan(folder, plan, claims)
-        with interrupted(lambda: _kept(folder, config)), _Bar(folder, config, progress) as bar:
+        with _Bar(folder, config, progress) as bar:
             _Job(folder, config, source, rollout, claims, bar).run()
         _finish(folder, plan, claims)
     finally:
@@ -102,11 +101,6 @@ def _agree_on_plan(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
             if not (folder / PLAN).is_file():
                 write_plan(folder, plan)
     check_plan(folder, plan)
-
-
-def _kept(folder: Path, config: CouplingConfig) -> str:
-    there = len(present_shards(folder, config.shards))
-    return f"{there} of {config.shards} shards are there and are kept, the same command makes the rest"
 
 
 class _Bar:

@@ -81,8 +81,8 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
         check_resumable(resume.state, config, provenance)
         if resume.step < last and not resume.names("exp_avg"):
             raise ValueError(
-                f"{resume.path} is the end of a chain's stage and holds no moments, so it cannot go on to train.steps="
-                f"{last}: train on in another folder with inputs.init={resume.path.parent}"
+                f"{resume.path} cannot go on to train.steps={last}, for it holds no moments (a chain's finished stage "
+                f"or an import): train on in another folder with inputs.init={resume.path.parent}"
             )
     return Run(config, folder, data, model, cut, examples, provenance, shapes, last, resume)
 

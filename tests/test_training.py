@@ -423,9 +423,7 @@ def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home):
     assert found.step == 4 and sorted(found.state["pieces"]) == ["ema", "weights"]
     assert load_model(folder).step == 4
     assert train(config, folder, moments=False)
-    with pytest.raises(
-        ValueError, match="step-00000004 cannot go on to train.steps=6, for it holds no moments .* inputs.init="
-    ):
+    with pytest.raises(ValueError, match="cannot go on to train.steps=6, for it holds no moments .* inputs.init="):
         train(replace(config, train=replace(config.train, steps=6)), folder)
     assert train(config, home / "run")
     assert "exp_avg" in newest_checkpoint(home / "run").state["pieces"]

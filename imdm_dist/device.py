@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -15,11 +18,49 @@ def default_device(place: int = 0) -> torch.device:
     return torch.device("cuda", place % torch.cuda.device_count())
 
 
+KERNELS = 128
+"""Kernels that oneDNN keeps: a step on a CPU uses thirty to sixty, three of them made for its number of masked rows."""
+
+
+def few_kernels() -> None:
+    """Have oneDNN keep `KERNELS` kernels instead of 1,024; call it before the first matrix product in bfloat16.
+
+    It makes one for every shape, and the number of masked rows is another one at almost every step: a thousand kernels
+    that never come again, each with buffers that lie between the activations and keep the heap from being used again.
+    The setting is the process's, and its children have it too; one that is in the environment counts.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Inside, numbers too small for their format's full precision are zero: on them a CPU is a hundred times slower.
+
+    The processor has this for each thread, and a thread that is made has it from the one that makes it. torch's threads
+    are therefore made anew on both ends, where its OpenMP can do that.
+    """
+    smallest = torch.tensor(torch.finfo(torch.float64).tiny, dtype=torch.float64)
+    before = not bool(smallest / 2)
+    torch.set_flush_denormal(True)
+    _forget_threads()
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+        _forget_threads()
+
+
+def _forget_threads() -> None:
+    with suppress(AttributeError):  # no OpenMP 5
+        soft = 1
+        ctypes.CDLL(None).omp_pause_resource_all(soft)
+
+
 def steady_allocator() -> None:
     """Have glibc give host memory back as it is freed; by default it keeps what was once freed in growing pieces.
 
-    Not for work on a CPU: every large tensor is then fresh from the kernel, and faults for its pages take as long as
-    the arithmetic of a step.
+    It holds for the process from then on: glibc does not tell what was set before. Not for work on a CPU: every large
+    tensor is then fresh from the kernel, and faults for its pages take as long as the arithmetic of a step.
     """
     if platform.libc_ver()[0] == "glibc":
         mmap_threshold = -3

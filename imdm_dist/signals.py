@@ -10,19 +10,24 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EXIT_STOPPED = 75
 """Exit code of a process that was asked to stop and did so in good order (EX_TEMPFAIL: start it again to go on)."""
+EXIT_INTERRUPTED = 130
+"""Exit code of a process that Ctrl-C ended without a save, as shells have it."""
+AGAIN_S = 2.0
+"""What comes so soon after a Ctrl-C is the same one: a terminal tells all processes, and a launcher tells its own."""
 LINGER = 5.0
 """Seconds that rank 0 leaves the others to end in."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 _cause: str | None = None
 _leaving = False
+_pressed = float("-inf")
 
 
 def heed_signals() -> None:
@@ -59,6 +64,37 @@ def leave_stopped(rank: int) -> NoReturn:
             os._exit(0)
         time.sleep(LINGER)
     raise SystemExit(EXIT_STOPPED)
+
+
+def another_press() -> bool:
+    """Note that SIGINT came; whether it is another Ctrl-C and not the last one once more."""
+    global _pressed
+    now = time.monotonic()
+    if now - _pressed < AGAIN_S:
+        return False
+    _pressed = now
+    return True
+
+
+def heed_interrupts(handler: Callable[[int, FrameType | None], None]) -> Any:
+    """Have `handler` called at SIGINT, unless the process was started to ignore it (in the background of a script).
+
+    Returns:
+        What was in its place, for `signal.signal`.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+    return before
+
+
+@contextmanager
+def interrupted(left: Callable[[], str]) -> Iterator[None]:
+    """Inside, a KeyboardInterrupt gets the words of `left`, what becomes of the work, unless it has some already."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(*interrupt.args or [left()]) from None
 
 
 @contextmanager

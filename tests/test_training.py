@@ -412,3 +412,18 @@ def test_a_run_that_diverged_keeps_its_good_checkpoints(home):
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert lines[0]["skipped"] == [{"step": 2, "examples": [8, 15]}]
     assert lines[1]["loss"] is None
+
+
+def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home):
+    config = text_config(home, train=TrainConfig(steps=4, global_batch=8, save_every=2, log_every=1, valid_rows=16))
+    folder = home / "stage"
+    assert train(config, folder, moments=False)
+    (left,) = folder.glob("step-*")
+    found = check(left)
+    assert found.step == 4 and sorted(found.state["pieces"]) == ["ema", "weights"]
+    assert load_model(folder).step == 4
+    assert train(config, folder, moments=False)
+    with pytest.raises(ValueError, match="cannot go on to train.steps=6, for it holds no moments .* inputs.init="):
+        train(replace(config, train=replace(config.train, steps=6)), folder)
+    assert train(config, home / "run")
+    assert "exp_avg" in newest_checkpoint(home / "run").state["pieces"]

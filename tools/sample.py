@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import EvaluationConfig
+from imdm_dist.signals import interrupted
 
 EXAMPLE = """examples:
   python tools/sample.py runs/student --steps 8 --samples 4
@@ -42,7 +43,8 @@ def main() -> None:
         if tokenizer is None:
             raise ValueError("--prompts needs text: the synthetic language has no tokenizer")
         prompts_PL = read_prompts(arguments.prompts, tokenizer, length)
-    tokens_BL = draw_samples(model, config, length, arguments.steps, arguments.seed, prompts_PL).tolist()
+    with interrupted(lambda: "no sample is kept"):
+        tokens_BL = draw_samples(model, config, length, arguments.steps, arguments.seed, prompts_PL).tolist()
     texts = [tokenizer.decode(row) if tokenizer else " ".join(map(str, row)) for row in tokens_BL]
     if arguments.out:
         about = {name: getattr(arguments, name) for name in ("steps", "seed", "weights", "noise_policy")}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config
+from imdm_dist.signals import interrupted
 
 EXAMPLE = """examples:
   python tools/submit.py runs/teacher --config configs/embedded.yaml --nodes 2 --gpus-per-node 8 --time 24:00:00
@@ -45,7 +46,9 @@ def main() -> None:
     job = submit(config, arguments.folder, arguments.local)
     print(f"job {job.job_id}; logs in {job.paths.folder}", file=sys.stderr)
     if arguments.wait:
-        print(job.results()[0])
+        left = f"see {job.paths.folder}" if arguments.local else "the job goes on without this command"
+        with interrupted(lambda: left):
+            print(job.results()[0])
 
 
 if __name__ == "__main__":

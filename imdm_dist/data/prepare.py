@@ -23,6 +23,7 @@ from imdm_dist.data.text import Split, data_root, read_texts, source_identity, t
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, publish_dir, write_json
+from imdm_dist.signals import interrupted
 
 _PACKING = ("source", "text_field", "packing", "separator", "detokenizer", "length")
 """Settings that shape the rows, beside the text and the tokenizer."""
@@ -74,7 +75,8 @@ def build_once(folder: Path, what: str, build: Callable[[Path], None], may_build
             for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
                 shutil.rmtree(leftover)
             print(f"building {what} in {folder}", file=sys.stderr)
-            with publish_dir(folder) as aside:
+            begun = f"{what}: not finished, will be built from the beginning"
+            with interrupted(lambda: begun), publish_dir(folder) as aside:
                 build(aside)
     finally:
         lock.release()

@@ -25,9 +25,11 @@ from imdm_dist.config.evaluation import EvaluatorConfig
 from imdm_dist.config.require import require
 from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
+from imdm_dist.device import few_kernels
 from imdm_dist.evaluation.gen_ppl import generative_perplexity
 from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
 from imdm_dist.provenance import versions
+from imdm_dist.signals import interrupted
 
 RECORD = "evaluator.json"
 WEIGHTS = "model.safetensors"
@@ -95,11 +97,25 @@ def train_evaluator(
         not Path(folder).exists() or (Path(folder) / RECORD).exists() or not any(Path(folder).iterdir()),
         f"{folder} exists and holds no evaluator: name a folder of its own",
     )
+    few_kernels()
+    with interrupted(lambda: f"nothing is kept of the evaluator in {folder}, its training begins anew"):
+        return _make(config, data, valid, Path(folder), torch.device(device), autocast, key)
+
+
+def _make(
+    config: EvaluatorConfig,
+    data: TokenFile,
+    valid: TokenFile,
+    folder: Path,
+    device: torch.device,
+    autocast: bool,
+    key: str,
+) -> dict[str, Any]:
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         lm = _gpt2(config, data).to(device)
-        _fit(lm, config, data, torch.device(device), autocast)
+        _fit(lm, config, data, device, autocast)
     lm.eval()
     scored = generative_perplexity(lm, valid.tokens, config.batch)
     record = {

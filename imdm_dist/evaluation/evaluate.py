@@ -21,6 +21,7 @@ from imdm_dist.evaluation.text_metrics import text_figures
 from imdm_dist.files import check_name, publish_dir, read_json, write_json
 from imdm_dist.objectives.validation import validation_perplexity
 from imdm_dist.provenance import versions
+from imdm_dist.signals import interrupted
 from imdm_dist.training.checkpoint import load_model
 
 SAMPLES_SHOWN = 3
@@ -61,7 +62,7 @@ def evaluate(
     settings, device = config.evaluation, default_device()
     score, scored_by = scorer(evaluator, data)
     records, perplexities = [], {}
-    with publish_dir(folder) as aside:
+    with interrupted(lambda: "nothing is kept of this evaluation, it begins anew"), publish_dir(folder) as aside:
         for name, candidate in candidates.items():
             loaded = load_model(candidate.path, settings.weights)
             loaded.check_data(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from imdm_dist.cli import guarded
-from imdm_dist.signals import EXIT_STOPPED, heed_signals
+from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED, heed_signals
 
 EXAMPLE = """example, in a batch script:
   python -m imdm_dist.launch tools/train.py runs/teacher --config configs/embedded.yaml
@@ -29,7 +29,7 @@ def main() -> int:
         parser.error("name a program, such as tools/train.py")
     heed_signals()
     from imdm_dist.launch import slurm
-    from imdm_dist.launch.driver import Driver, StageStopped, back_to_the_queue
+    from imdm_dist.launch.driver import Driver, StageInterrupted, StageStopped, back_to_the_queue
 
     if arguments.local < 0:
         raise ValueError(f"--local is {arguments.local}: give 1 process or more")
@@ -39,9 +39,11 @@ def main() -> int:
         try:
             driver.run(arguments.program, apart=arguments.apart)
         except StageStopped:
-            if not arguments.local:
+            if not arguments.local and not driver.presses:
                 back_to_the_queue()
             return EXIT_STOPPED
+        except StageInterrupted:
+            return EXIT_INTERRUPTED
     return 0
 
 

@@ -22,13 +22,18 @@ from typing import Any
 import imdm_dist
 from imdm_dist.launch import slurm
 from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
-from imdm_dist.signals import EXIT_STOPPED, SIGNALS, noted
+from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED, SIGNALS, another_press, heed_interrupts, noted
 
 _WARNED = (128 + signal.SIGUSR1, 128 + signal.SIGUSR2)
+_ENDED = (EXIT_INTERRUPTED, -signal.SIGINT)
 
 
 class StageStopped(Exception):
     """The processes of a stage were asked to stop, and have ended."""
+
+
+class StageInterrupted(Exception):
+    """Ctrl-C has ended the processes of a stage, which have said what becomes of their work."""
 
 
 class Driver:
@@ -41,12 +46,15 @@ class Driver:
     def __init__(self, local: int = 0) -> None:
         self.local = local
         self.asked = noted()
+        self.presses = 0
+        """How often Ctrl-C was pressed while processes ran."""
         self._process: subprocess.Popen[bytes] | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Driver:
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._pass_on)
+        self._before[signal.SIGINT] = heed_interrupts(self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,6 +67,19 @@ class Driver:
             # SIGTERM would make srun kill the processes, which must save first.
             self._process.send_signal(signal.SIGUSR1 if not self.local else signal.SIGTERM)
 
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C: the first one asks the processes to save, the second to end; without processes it ends this one."""
+        if not another_press():
+            return
+        if self._process is None:
+            raise KeyboardInterrupt
+        self.presses += 1
+        self.asked = "Ctrl-C"
+        # srun takes one SIGINT for a question.
+        self._process.send_signal(
+            signal.SIGINT if self.local else signal.SIGUSR1 if self.presses == 1 else signal.SIGTERM
+        )
+
     def run(self, program: Sequence[str], one: bool = False, apart: bool = False) -> None:
         """Run a Python program in every process of the allocation, and wait for its end.
 
@@ -69,6 +90,7 @@ class Driver:
 
         Raises:
             StageStopped: it was stopped in good order.
+            StageInterrupted: it was ended by Ctrl-C.
             ValueError: it failed.
         """
         if self.asked:
@@ -79,6 +101,8 @@ class Driver:
         self._process = None
         if code == 0:
             return
+        if self.presses and (self.presses > 1 or code in _ENDED):
+            raise StageInterrupted
         # Of several processes that were asked to stop, one may not have come to the point where it does so in order: a
         # signal that reaches it before Python stands ends it.
         if code in (EXIT_STOPPED, *_WARNED) or self.asked:

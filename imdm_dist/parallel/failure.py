@@ -22,6 +22,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from imdm_dist.parallel.topology import LINGER, Topology
+from imdm_dist.signals import EXIT_INTERRUPTED
 
 EXIT_FAILED = 1
 EXIT_HUNG = 70
@@ -106,7 +107,7 @@ def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
         if topology.first:
             raise
         time.sleep(LINGER)
-        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else EXIT_FAILED) from error
+        raise SystemExit(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_FAILED) from error
     watch.close()
 
 
@@ -166,6 +167,8 @@ def own_log(topology: Topology, folder: Path) -> Iterator[Log]:
     os.close(log)
     try:
         yield Log(path, before[1])
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         traceback.print_exc()
         raise

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from imdm_dist import draws
+from imdm_dist.cli import guarded
 from imdm_dist.config import EvaluationConfig, NoisePolicy, Weights
 from imdm_dist.coupling import Coupling
 from imdm_dist.diffusion.source import DRAW_PRECISION
@@ -76,7 +77,11 @@ def _run_beside(chain: Path, overrides: list[str], root: Path, log: Path) -> Non
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr = open(log, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (a traceback is to go there too)
     torch.set_num_threads(1)
-    run_chain(load_chain(chain, overrides), root)
+
+    def run() -> None:
+        run_chain(load_chain(chain, overrides), root)
+
+    guarded(run)
 
 
 def _report(synthetic: dict[str, Path], text: dict[str, Path], root: Path, seed: int, started: float) -> Report:

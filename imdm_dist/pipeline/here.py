@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imdm_dist.data import prepare
 from imdm_dist.launch import slurm
-from imdm_dist.launch.driver import Driver, StageStopped, back_to_the_queue
+from imdm_dist.launch.driver import Driver, StageInterrupted, StageStopped, back_to_the_queue
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.identity import claimed_digest
 from imdm_dist.pipeline.order import freeze, write_order
@@ -18,7 +18,7 @@ from imdm_dist.pipeline.runner import make_stages
 from imdm_dist.pipeline.survey import survey
 from imdm_dist.pipeline.work import SEVERAL
 from imdm_dist.provenance import versions
-from imdm_dist.signals import EXIT_STOPPED
+from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 
 
 def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0, only: bool = False) -> dict[str, Path]:
@@ -30,7 +30,7 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
 
     Raises:
         ValueError, OSError: something does not fit, or a stage failed.
-        SystemExit: stopped in good order; a job has been put back into the queue.
+        SystemExit: stopped in good order, and a job has been put back into the queue; or ended by Ctrl-C.
     """
     if not local:
         slurm.need_allocation()
@@ -58,9 +58,11 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
             return make_stages(chain, stages, root, worker, only)
         except StageStopped:
             print("stopped in good order", file=sys.stderr)
-            if not local:
+            if not local and not driver.presses:
                 back_to_the_queue()
             raise SystemExit(EXIT_STOPPED) from None
+        except StageInterrupted:
+            raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _tasks() -> int:

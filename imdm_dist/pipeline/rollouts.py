@@ -16,10 +16,12 @@ from torch import Tensor
 
 from imdm_dist.config.schema import Config
 from imdm_dist.coupling import generate, make_plan
+from imdm_dist.coupling.shard import present_shards
 from imdm_dist.data import prepare
 from imdm_dist.device import default_device
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.parallel.environment import place_of_this_process
+from imdm_dist.signals import interrupted
 from imdm_dist.training.checkpoint import load_model
 
 THREADS = 1
@@ -65,13 +67,19 @@ def generate_coupling(
     job = (config, str(teacher), str(folder), prompts_PL)
     here = place_of_this_process()
     helpers = [context.Process(target=_help, args=(*job, place), daemon=True) for place in range(1, workers)]
-    for helper in helpers:
-        helper.start()
-    _work(*job, here.local_rank, shown=here.rank == 0)
-    for helper in helpers:
-        helper.join()
-        if helper.exitcode:
-            raise ValueError(f"a rollout worker ended with exit code {helper.exitcode}: see its message above")
+    with interrupted(lambda: _kept(Path(folder), config.coupling.shards)):
+        for helper in helpers:
+            helper.start()
+        _work(*job, here.local_rank, shown=here.rank == 0)
+        for helper in helpers:
+            helper.join()
+            if helper.exitcode:
+                raise ValueError(f"a rollout worker ended with exit code {helper.exitcode}: see its message above")
+
+
+def _kept(folder: Path, shards: int) -> str:
+    there = present_shards(folder, shards) if folder.is_dir() else ()
+    return f"{len(there)} of {shards} shards are kept, the same command makes the rest"
 
 
 def _end_with_parent() -> None:
@@ -93,6 +101,13 @@ def _work(
 ) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
+    try:
+        _make(config, teacher, folder, prompts_PL, place, shown)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int, shown: bool) -> None:
     loaded = load_model(teacher, config.coupling.weights)
     model = loaded.model.to(default_device(place))
     data = prepare(config.data).train if config.coupling.kind == "perturbed" else None
@@ -113,4 +128,3 @@ def _work(
         return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B).tokens_BL
 
     generate(folder, config.coupling, rollout=rollout, plan=plan, data=data, prompts_PL=prompts_PL, progress=shown)
-    torch.set_num_threads(threads)

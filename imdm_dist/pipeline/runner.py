@@ -18,6 +18,7 @@ from imdm_dist.pipeline.rollouts import worker_count
 from imdm_dist.pipeline.survey import MARK, Found, look
 from imdm_dist.pipeline.work import work
 from imdm_dist.provenance import versions
+from imdm_dist.signals import interrupted
 
 Worker = Callable[[Stage, Mapping[str, Path]], None]
 """Does a stage in the folder of its name; in this process, or by starting others."""
@@ -109,7 +110,8 @@ def _make(found: Found, folders: Mapping[str, Path], worker: Worker) -> str:
         word = "going on" if found.state == "half done" else f"starting, {found.why}"
         print(f"{stage.name}: {word} ({folder.name})", file=sys.stderr)
     started = time.monotonic()
-    worker(stage, folders)
+    with interrupted(lambda: f"stage {stage.name} is not finished, what is whole is kept"):
+        worker(stage, folders)
     digest = result_digest(stage, folder)
     data = prepare(stage.config.data)
     mark: dict[str, Any] = {

@@ -40,7 +40,7 @@ def work(chain: Chain, stage: Stage, folders: Mapping[str, Path], workers: int |
             init_weights=config.inputs.init_weights,
             coupling=str(folders[stage.coupling]) if stage.coupling else "",
         )
-        if not train(replace(config, inputs=inputs), folder):
+        if not train(replace(config, inputs=inputs), folder, moments=False):
             raise SystemExit(EXIT_STOPPED)
         return
     with leaving_at_signals():

@@ -75,6 +75,12 @@ class Pulse:
         if self.hung:
             threading.Event().wait()
 
+    @property
+    def trained(self) -> int:
+        """Steps whose update is made."""
+        done, part = self.place
+        return done + (part in ("record", "validating", "saving"))
+
     def record(self, loss: float | None, tokens_per_s: float) -> None:
         """Note what the last line of the record says."""
         self.loss, self.tokens_per_s = loss, tokens_per_s
@@ -181,6 +187,9 @@ def heartbeat(pulse: Pulse, folder: Path, topology: Topology) -> Iterator[None]:
         thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        pulse.end = "stopped"
+        raise
     except BaseException:
         pulse.end = "failed"
         raise

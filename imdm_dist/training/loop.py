@@ -18,13 +18,12 @@ from imdm_dist.device import steady_allocator
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.objective import build_objective
 from imdm_dist.objectives.validation import validation_nelbo
-from imdm_dist.parallel.environment import Place
+from imdm_dist.parallel.environment import Place, place_of_this_process
 from imdm_dist.parallel.failure import agree, all_fail_together, own_log
 from imdm_dist.parallel.replicas import check_replicas
 from imdm_dist.parallel.topology import Topology, joined
 from imdm_dist.provenance import versions
 from imdm_dist.training.blocks import prepare_blocks
-from imdm_dist.training.determinism import make_deterministic
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
 from imdm_dist.training.feed import Prefetched, seed_dropout
@@ -33,6 +32,8 @@ from imdm_dist.training.hang import HangWatch
 from imdm_dist.training.heartbeat import Pulse, heartbeat
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.metrics import Meter, MetricsLog, console
+from imdm_dist.training.process import own_settings
+from imdm_dist.training.saver import lost_without
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
 from imdm_dist.training.stop import StopRequest
@@ -40,13 +41,14 @@ from imdm_dist.training.stop import StopRequest
 BF16 = torch.bfloat16
 
 
-def train(config: Config, folder: Path | str, place: Place | None = None) -> bool:
+def train(config: Config, folder: Path | str, place: Place | None = None, moments: bool = True) -> bool:
     """Train to the last step, from the newest whole checkpoint of `folder` if it has one.
 
     Every process of a launch calls this with the same arguments.
 
     Args:
         place: where this process stands in the launch; None reads the launcher's environment.
+        moments: keep what more steps would need: AdamW's moments in the last checkpoint, and the ones before it.
 
     Returns:
         whether the last step is done: not if a signal or the time budget stopped the run after a checkpoint.
@@ -55,18 +57,18 @@ def train(config: Config, folder: Path | str, place: Place | None = None) -> boo
         ValueError: settings, data, initial weights or coupling do not fit, and nothing has been written; or a
             checkpoint could not be written; or gradients are not finite any more.
     """
-    # Squares of small gradients are denormal numbers, on which a CPU is a hundred times slower.
-    torch.set_flush_denormal(True)
-    if config.train.deterministic:
-        make_deterministic()
-    folder = Path(folder)
-    with joined(config.engine.tensor_parallel, config.model, place) as topology:
+    place = place or place_of_this_process()
+    # Squares of small gradients are denormal numbers, among other things.
+    with (
+        own_settings(config.train.deterministic, place.device),
+        joined(config.engine.tensor_parallel, config.model, place) as topology,
+    ):
         if topology.device.type == "cuda":
             steady_allocator()
-        return _in_good_order(config, folder, topology)
+        return _in_good_order(config, Path(folder), topology, moments)
 
 
-def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
+def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bool) -> bool:
     with StopRequest(topology, config.train) as stop, all_fail_together(topology) as watch:
         found = agree(topology, lambda: to_resume(config.train.resume, folder) if topology.first else None)
         resume = topology.from_first(found)
@@ -86,7 +88,7 @@ def _in_good_order(config: Config, folder: Path, topology: Topology) -> bool:
         with writer, own_log(topology, folder) as log, heartbeat(pulse, folder, topology):
             hang = HangWatch(pulse, config.train.hang_minutes, topology, watch, log, folder)
             with hang, progress(run, topology) as bar:
-                return _train(run, topology, stop, bar, hang)
+                return _train(run, topology, stop, bar, hang, moments)
 
 
 def progress(run: Run, topology: Topology) -> tqdm:
@@ -117,7 +119,7 @@ def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     return engine, state
 
 
-def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: HangWatch) -> bool:
+def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: HangWatch, moments: bool) -> bool:
     config, folder, settings, pulse = run.config, run.folder, run.config.train, hang.pulse
     about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
     if topology.first:
@@ -135,6 +137,7 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: Han
             log.write(line)
 
     done, finished = run.done, False
+    stop.lost = lambda: lost_without(folder, run.done, pulse.trained)
     steps = Prefetched(run.examples, run.done, run.last)
     for done, batches in enumerate(steps, start=run.done + 1):
         # 1. Gradients: every micro-batch adds its share of the global batch's loss.
@@ -179,7 +182,8 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: Han
             pulse.at("saving")
             pulse.saved = done
             with meter.paused() as stall:
-                state.save(done, valid_ppl, background=settings.async_save and not now)
+                background = settings.async_save and not now
+                state.save(done, valid_ppl, background, moments=moments or not finished)
             meter.save_stall = stall.seconds
         pulse.end_step(done)
         if stopping:

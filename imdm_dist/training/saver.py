@@ -178,6 +178,19 @@ def retire(folder: Path, config: TrainConfig) -> None:
         shutil.rmtree(aside)
 
 
+def lost_without(folder: Path, began: int, done: int) -> str:
+    """What is lost of a run whose process ends after step `done` without a save.
+
+    Args:
+        began: the step that this process went on from.
+    """
+    newest = max((int(path.name.removeprefix("step-")) for path in folder.glob(PATTERN)), default=began)
+    if done <= newest:
+        return f"nothing is lost, the last checkpoint is of step {newest}" if newest else "no step was done"
+    steps = f"steps {newest + 1} to {done} are" if done > newest + 1 else f"step {done} is"
+    return f"{steps} lost, {f'the last checkpoint is of step {newest}' if newest else 'there is no checkpoint yet'}"
+
+
 def set_aside(folder: Path, done: int) -> None:
     """Move checkpoints of later steps out of the way: they are damaged, or of a course that the run leaves now."""
     for path in folder.glob(PATTERN):

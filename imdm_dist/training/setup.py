@@ -79,6 +79,11 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
         examples = DataExamples(data.train, config.train.seed, cut, count_masked=config.objective.kind == "sdtt")
     if resume is not None:
         check_resumable(resume.state, config, provenance)
+        if resume.step < last and not resume.names("exp_avg"):
+            raise ValueError(
+                f"{resume.path} cannot go on to train.steps={last}, for it holds no moments (a chain's finished stage "
+                f"or an import): train on in another folder with inputs.init={resume.path.parent}"
+            )
     return Run(config, folder, data, model, cut, examples, provenance, shapes, last, resume)
 
 

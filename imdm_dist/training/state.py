@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from imdm_dist.provenance import versions
 from imdm_dist.training.checkpoint_files import Checkpoint, Piece
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import QUANTITIES, Engine, Fragments
-from imdm_dist.training.saver import Saver, owners
+from imdm_dist.training.saver import Saver, owners, retire
 from imdm_dist.training.setup import Run
 
 
@@ -36,12 +37,12 @@ class TrainState:
     def _gathered(self, kind: Weights) -> Iterator[tuple[str, Tensor]]:
         return self.engine.gather(self.ema.shadow if kind == "ema" else self.engine.fragments("weights"))
 
-    def save(self, done: int, valid_ppl: float | None, background: bool) -> None:
-        """Publish the checkpoint of step `done`, or begin to."""
+    def save(self, done: int, valid_ppl: float | None, background: bool, moments: bool = True) -> None:
+        """Publish the checkpoint of step `done`, or begin to; one without moments is the end, and stays alone."""
         run, model = self.run, self.run.model
         split = self.engine.config.zero_stage > 0
         pieces: dict[str, dict[str, Piece]] = {}
-        for quantity in QUANTITIES:
+        for quantity in QUANTITIES if moments else QUANTITIES[:1]:
             pieces[quantity] = self._pieces(self.engine.fragments(quantity), split)
         pieces["ema"] = self._pieces(self.ema.shadow, split)
         teacher = self._mine({name: Piece(0, tensor) for name, tensor in self.objective.state().items()}, split=False)
@@ -57,6 +58,8 @@ class TrainState:
             "versions": versions(),
         }
         self.saver.save(done, {name: named for name, named in pieces.items() if named}, about, background)
+        if not moments and self.topology.first:
+            retire(run.folder, replace(run.config.train, keep_last=1))
 
     def _pieces(self, fragments: Fragments, split: bool) -> dict[str, Piece]:
         """Pieces of what the optimizer owns; in their shape where they are whole."""

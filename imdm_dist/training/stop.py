@@ -1,4 +1,4 @@
-"""Stopping a run in good order: a signal or the time budget asks, all ranks agree, then there is one save."""
+"""Stopping a run in good order: a signal, Ctrl-C or the time budget asks, all ranks agree, then there is one save."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,14 +16,18 @@ import torch.distributed as dist
 
 from imdm_dist.config.training import TrainConfig
 from imdm_dist.parallel.topology import Topology
-from imdm_dist.signals import SIGNALS, noted
+from imdm_dist.signals import SIGNALS, another_press, heed_interrupts, noted
+
+CTRL_C = "Ctrl-C"
 
 
 class StopRequest:
     """Says, on every rank at the same step, that the run should stop.
 
     While it is entered, SIGTERM, SIGUSR1 and SIGUSR2 only set a flag, on whatever rank they come; one that was noted
-    before counts too. Handlers that were there before are called too and are put back on exit.
+    before counts too. Handlers that were there before are called too and are put back on exit. So does the first SIGINT
+    once there is something to save; the second one, and the first one before that, raises KeyboardInterrupt, which says
+    what is lost.
 
     Args:
         config: its time_budget counts from here.
@@ -35,10 +40,14 @@ class StopRequest:
         self._flags = torch.zeros(2, dtype=torch.int32)
         self._work: Any = None
         self._before: dict[int, Any] = {}
+        self._interrupted = False
+        self.lost: Callable[[], str] | None = None
+        """Says what ends with the process if it ends now; set once steps are made."""
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._handler(signal.getsignal(number)))
+        self._before[signal.SIGINT] = heed_interrupts(self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,6 +61,18 @@ class StopRequest:
                 before(number, frame)
 
         return note
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not another_press():
+            return
+        if self.lost is None:
+            raise KeyboardInterrupt
+        if self._interrupted:
+            raise KeyboardInterrupt(f"{self.lost()}; the same command goes on from there")
+        self._interrupted, self._cause = True, self._cause or CTRL_C
+        if self.topology.first:
+            with suppress(RuntimeError):  # this may have come amid a line that is being written
+                print("\nsaving after this step, press Ctrl-C again to end at once", file=sys.stderr, flush=True)
 
     def agreed(self, save_failed: bool = False) -> tuple[bool, bool]:
         """Whether any rank had been asked to stop one step ago, and whether any had failed to save.

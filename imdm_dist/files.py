@@ -141,15 +141,31 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
+    """Read a JSON file that its reader cannot do without.
 
     Raises:
         ValueError: the file is no JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}): remove it and make it again") from None
+
+
+def read_record(path: Path | str, kind: type = dict) -> Any:
+    """Read a JSON file that we wrote and can write again; None where there is none, or no whole one.
+
+    A power cut may leave a file empty, cut off or full of NULs for all that it was synced. Such a record counts as not
+    there: its reader does what it does before the record is written for the first time.
+
+    Args:
+        kind: what the record is; anything else is not whole either.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, kind) else None
 
 
 def sha256_file(path: Path | str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
+from imdm_dist.files import hash_json, publish_dir, read_record, sha256_file, write_json
 
 _KEYS = ("rows", "length", "vocab_size", "mask_id", "bos_id", "eos_id", "settings", "origin", "sha256", "fingerprint")
 _NOT_CONTENT = ("origin", "fingerprint")
@@ -143,8 +143,8 @@ class TokenFile:
         remedy = f"remove {path} and prepare the data again"
         if not (path / "meta.json").is_file() or not (path / "tokens.npy").is_file():
             raise ValueError(f"{path} is no token file (tokens.npy or meta.json is missing): {remedy}")
-        meta = read_json(path / "meta.json")
-        if not isinstance(meta, dict) or sorted(meta) != sorted(_KEYS) or meta["fingerprint"] != _fingerprint(meta):
+        meta = read_record(path / "meta.json")
+        if meta is None or sorted(meta) != sorted(_KEYS) or meta["fingerprint"] != _fingerprint(meta):
             raise ValueError(f"{path}/meta.json is not as it was written: {remedy}")
         try:
             tokens = np.load(path / "tokens.npy", mmap_mode="r")

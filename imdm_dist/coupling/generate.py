@@ -25,7 +25,7 @@ from imdm_dist.coupling.manifest import MANIFEST, PLAN, check_plan, read_manifes
 from imdm_dist.coupling.pairs import PairSource
 from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs, write_shard, wrong_tokens
 from imdm_dist.data.token_file import TokenFile
-from imdm_dist.files import read_record, remove_leftovers
+from imdm_dist.files import make_folder, read_record, remove_leftovers
 
 Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(start_BL int64, seed_B int64, time_B float64) -> result_BL int64, all on the CPU; a pure function."""
@@ -64,7 +64,7 @@ def generate(
     )
     claims = Claims(folder / "claims", expiry_s=expiry_s)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _agree_on_plan(folder, plan, claims)
         with _Bar(folder, config, progress) as bar:
             _Job(folder, config, source, plan["vocab_size"], rollout, claims, bar).run()

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imdm_dist.files import hash_json, read_record, sha256_file
+from imdm_dist.files import hash_json, read_record, refuse_dangling, sha256_file
 from imdm_dist.parallel.cuts import cut_of, join, share
 
 FORMAT = 2
@@ -167,6 +167,7 @@ def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:
     Raises:
         ValueError: there is none, or it is damaged.
     """
+    refuse_dangling(path)
     if not path.exists():
         raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
     if (path / "state.json").exists():

@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
+from typing import Any
 
 from imdm_dist.signals import EXIT_INTERRUPTED, another_press, heed_interrupts
+
+READER_GONE = 128 + signal.SIGPIPE
+"""Exit code of a process whose reader has gone, as a shell reports it."""
 
 
 def guarded(main: Callable[[], int | None]) -> None:
     """Run `main` and exit with its code; `ValueError` and `OSError` print one line and exit with 2, Ctrl-C with 130.
 
-    Set IMDM_TRACEBACK=1 to see the traceback of such an error as well.
+    Where nobody reads the output any more, as in `tool | head -1`, that is no error to be told of: the exit code alone
+    says so. Set IMDM_TRACEBACK=1 to see the traceback of an error as well.
     """
     before = heed_interrupts(_interrupt)
     pressed = False
+    code: Any
     try:
         code = main()
     except (ValueError, OSError) as error:
-        if os.environ.get("IMDM_TRACEBACK"):
-            raise
-        print(f"error: {in_a_line(error)}", file=sys.stderr)
-        code = 2
+        code = READER_GONE if isinstance(error, BrokenPipeError) and _reader_gone() else 2
+        if code == 2:
+            if os.environ.get("IMDM_TRACEBACK"):
+                raise
+            _say(f"error: {in_a_line(error)}")
     except KeyboardInterrupt as interrupt:
         pressed = True
         _tell(interrupt)
         code = EXIT_INTERRUPTED
+    except SystemExit as end:  # of argparse's --help, or of work that was stopped in good order
+        code = end.code
     finally:
         if not pressed:
             signal.signal(signal.SIGINT, before)
+    unsaid = _end_output()
+    if unsaid is not None and not code:
+        code = READER_GONE if isinstance(unsaid, BrokenPipeError) else 2
+        if code == 2:
+            _say(f"error: the output could not be written ({in_a_line(unsaid)})")
     sys.exit(code)
 
 
@@ -47,9 +63,8 @@ def _tell(interrupt: KeyboardInterrupt) -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
     # Of the processes of a launch the first one speaks.
     if (os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0") == "0":
-        print("; ".join(["ended by Ctrl-C", *map(str, interrupt.args)]), file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        _say("; ".join(["ended by Ctrl-C", *map(str, interrupt.args)]))
+    _end_output()
     # A checkpoint that is being written in the background would be waited for.
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         os._exit(EXIT_INTERRUPTED)
@@ -64,6 +79,34 @@ def _end_amid_imports(kind: type[BaseException], error: BaseException, trace: Tr
 
 # A tool's own imports come before `guarded`, and on a busy file system they take seconds.
 _hook, sys.excepthook = sys.excepthook, _end_amid_imports
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def _reader_gone() -> bool:
+    """Whether the broken pipe is one that this process prints to, and not one to a worker."""
+    pipes = select.poll()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError):  # of a stream that is no file
+            pipes.register(stream.fileno(), 0)
+    return bool(pipes.poll(0))
+
+
+def _end_output() -> OSError | None:
+    """Write out what is left; the error if it cannot be, and then nothing more is written to that stream."""
+    found = None
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the process was started without one
+        try:
+            stream.flush()
+        except OSError as error:
+            found = found or error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return found
 
 
 def in_a_line(error: ValueError | OSError) -> str:

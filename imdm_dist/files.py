@@ -38,11 +38,35 @@ def sync_paths(*paths: Path) -> None:
         _sync(path)
 
 
+def refuse_dangling(path: Path) -> None:
+    """Check that neither a path nor a folder above it is a link to nowhere: what it leads to may not be mounted.
+
+    Raises:
+        ValueError: it is.
+    """
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            raise ValueError(
+                f"{place} is a link to {os.readlink(place)}, which is not there: make (or mount) it, or remove the link"
+            )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        ValueError: it would lie behind a link to nowhere.
+        OSError: it cannot be made.
+    """
+    refuse_dangling(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def publish_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, else removed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield aside
@@ -64,7 +88,8 @@ def publish_dir(path: Path | str) -> Iterator[Path]:
     folder is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_dangling(path)
+    make_folder(path.parent)
     _settle(path.parent, path.name)
     mark = uuid.uuid4().hex
     aside, old = (path.with_name(f".{path.name}.{mark}.{ending}") for ending in ("tmp", "old.tmp"))
@@ -141,15 +166,31 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
+    """Read a JSON file that its reader cannot do without.
 
     Raises:
         ValueError: the file is no JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}): remove it and make it again") from None
+
+
+def read_record(path: Path | str, kind: type = dict) -> Any:
+    """Read a JSON file that we wrote and can write again; None where there is none, or no whole one.
+
+    A power cut may leave a file empty, cut off or full of NULs for all that it was synced. Such a record counts as not
+    there: its reader does what it does before the record is written for the first time.
+
+    Args:
+        kind: what the record is; anything else is not whole either.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, kind) else None
 
 
 def sha256_file(path: Path | str) -> str:

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from imdm_dist.cli import in_a_line
 from imdm_dist.config.coupling import CouplingConfig
-from imdm_dist.coupling import Coupling, generate, make_plan, verify
+from imdm_dist.coupling import Coupling, discard_damaged, generate, make_plan, verify
 from imdm_dist.coupling import shard as shard_module
 from imdm_dist.coupling.pairs import PairSource
 from imdm_dist.coupling.shard import read_shard, shard_name, shard_pairs, write_shard
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.diffusion.schedule import alpha
+from imdm_dist.files import sha256_file
 
 LENGTH, VOCAB, MASK = 8, 300, 299
 CONFIG = CouplingConfig(pairs=23, shards=4, steps=16, batch=4, seed=7)
@@ -246,6 +247,42 @@ def test_damaged_shards_are_named_with_a_remedy(tmp_path: Path, damage: Callable
     bad.unlink()
     make(tmp_path)
     assert files_of(tmp_path) == before
+
+
+NO_PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    f"results hold ids outside 0..{VOCAB - 1}": lambda start_BL, result_BL: result_BL.index_fill(
+        1, torch.tensor([2]), VOCAB
+    ),
+    "results hold the mask": lambda start_BL, result_BL: start_BL,
+    "results differ from what their starts show": lambda start_BL, result_BL: (result_BL + 1) % MASK,
+}
+
+
+@pytest.mark.parametrize("wrong", NO_PAIRS)
+def test_no_shard_holds_what_no_pair_can_be(tmp_path: Path, wrong: str) -> None:
+    def diverged(start_BL: Tensor, seed_B: Tensor, time_B: Tensor) -> Tensor:
+        return NO_PAIRS[wrong](start_BL, rollout(start_BL, seed_B, time_B))
+
+    with pytest.raises(ValueError, match=rf"shard-0000\d.parquet is not written \(its {wrong}\)"):
+        make(tmp_path / "new", rollout=diverged)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["coupling.json"]
+    # Nor is one taken that an earlier version wrote, with all its checksums.
+    folder = tmp_path / "old"
+    make(folder)
+    before = files_of(folder)
+    starts = PairSource(seed=7, length=LENGTH, mask_id=MASK, data=text()).starts(range(5, 11))
+    write_shard(folder / shard_name(1), starts, diverged(starts.start_BL, starts.seed_B, starts.time_B))
+    remedy = rf"shard-00001.parquet is damaged \(its {wrong}\): delete it and run gen_coupling again"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    shard = folder / shard_name(1)
+    manifest["shards"][1] |= {"bytes": shard.stat().st_size, "sha256": sha256_file(shard)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for check in (Coupling.open, verify):
+        with pytest.raises(ValueError, match=remedy):
+            check(folder)
+    assert discard_damaged(folder) == ["shard-00001.parquet"]
+    make(folder)
+    assert files_of(folder) == before
 
 
 def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:

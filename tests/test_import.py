@@ -487,6 +487,39 @@ def test_a_file_that_is_cut_off_is_refused(suffix, part, tmp_path, small, tokeni
     refused(tmp_path, path, "cannot be read safely|is no checkpoint|is no safetensors file", tokens(tokenizer))
 
 
+@pytest.mark.parametrize("suffix", ["ckpt", "bin"])
+def test_a_flipped_byte_in_a_zip_file_is_found_by_its_checksums(suffix, tmp_path, small, tokenizer):
+    path = tmp_path / f"a.{suffix}"
+    state = small[0].state_dict()
+    torch.save({"state_dict": state} if suffix == "ckpt" else state, path)
+    content = path.read_bytes()
+    weights = state["blocks.0.attn_qkv.weight"].numpy().tobytes()
+    for at in (content.index(weights), content.index(weights) + len(weights) - 1):
+        changed = bytearray(content)
+        changed[at] ^= 0x01
+        path.write_bytes(changed)
+        refused(
+            tmp_path, path, "is damaged: its content is not what its own checksums say .*download it", tokens(tokenizer)
+        )
+    path.write_bytes(content)
+    assert import_checkpoint(path, tmp_path / "run", tokens(tokenizer)).integrity == "its own checksums hold"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "legacy", "zip without sums"])
+def test_a_file_without_checksums_says_so(form, tmp_path, small, tokenizer):
+    path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.ckpt")
+    if form == "safetensors":
+        save_file(small[0].state_dict(), path)
+    else:
+        torch.serialization.set_crc32_options(form == "legacy")
+        try:
+            torch.save(small[0].state_dict(), path, _use_new_zipfile_serialization=form != "legacy")
+        finally:
+            torch.serialization.set_crc32_options(True)
+    report = import_checkpoint(path, tmp_path / "run", tokens(tokenizer))
+    assert "no checksums: compare this one" in report.integrity and report.integrity in str(report)
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path, tokenizer):
     page = tmp_path / "mdlm.ckpt"
     page.write_text("<html>not found</html>")

@@ -219,3 +219,12 @@ def test_masks_have_the_rate_of_the_forward_process():
     for t in (1e-3, 0.3, 1.0):
         rate = draw_mask(seed, torch.full((4000,), t, dtype=torch.float64), 16).double().mean()
         assert float(rate) == pytest.approx(0.999 * t, abs=0.008)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_that_has_diverged_makes_the_loss_no_number_and_nothing_else(value):
+    student, teacher = small_model(), small_model(seed=1)
+    with torch.no_grad():
+        teacher.output_layer.linear.bias[2] = value
+    loss = sdtt(student, teacher, example(student), 0.3, "reverse_kl", "posterior", 1000)
+    assert not loss.isfinite()

@@ -136,6 +136,36 @@ def test_a_split_vocabulary_computes_what_a_whole_one_does(ranks, world, size, m
         assert torch.equal(split_tokens, tokens)
 
 
+def draw_from_no_distributions(place, size, mask_id):
+    """Tokens that a whole and a split vocabulary draw from rows with one odd logit, at each place in turn."""
+    from imdm_dist.parallel.vocabulary import SplitVocabulary
+
+    whole = Vocabulary(size, mask_id)
+    values = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    logits = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
+    logits[:, torch.arange(size), torch.arange(size)] = values[:, None]
+    none = torch.full((2, size), -float("inf"))
+    none[1, size // 2] = 0.0
+    logits = torch.cat((logits.flatten(0, 1), none))
+    uniform = torch.rand(len(logits), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with joined(place.world, ModelConfig(size="custom", hidden_dim=8, n_heads=4, n_blocks=1), place) as topology:
+        split = SplitVocabulary(whole, topology)
+        ours = split.rule_out(share(logits, Cut(1), place.rank, place.world).clone())
+        return whole.invert_cdf(whole.rule_out(logits), uniform), split.invert_cdf(ours, uniform)
+
+
+@pytest.mark.parametrize(("world", "size", "mask_id"), [(2, 11, 10), (4, 9, 2)])
+def test_every_rank_sees_which_rows_are_no_distribution(ranks, world, size, mask_id):
+    for whole, split in ranks(world).run(draw_from_no_distributions, size, mask_id):
+        assert torch.equal(whole, split)
+        is_mask = torch.arange(size) == mask_id  # whose logit is ruled out, whatever it was
+        assert torch.equal(whole[:size] == mask_id, ~is_mask) and torch.equal(
+            whole[size : 2 * size] == mask_id, ~is_mask
+        )
+        assert not (whole[2 * size : 3 * size] == mask_id).any()
+        assert whole[-2:].tolist() == [mask_id, size // 2]
+
+
 def split_sample(place, kind):
     """Tokens sampled by a whole model and by its split, in float64."""
     from imdm_dist.diffusion.sampler import sample

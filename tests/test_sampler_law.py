@@ -272,3 +272,61 @@ def test_tokens_of_probability_zero_are_never_drawn():
     token = Vocabulary(5, 4).invert_cdf(logits, uniform)
     assert set(token.tolist()) == {1, 3}
     assert (token == 1).double().mean() == pytest.approx(1 / (1 + torch.e), abs=2e-3)
+
+
+NAN, INF = float("nan"), float("inf")
+NO_DISTRIBUTIONS = [
+    [NAN, 0.0, 1.0, 2.0, 0.0],
+    [0.0, 1.0, 2.0, NAN, 0.0],
+    [0.0, INF, 1.0, 2.0, 0.0],
+    [INF, INF, INF, INF, 0.0],
+    [INF, -INF, 0.0, 1.0, 0.0],
+    [-INF, -INF, -INF, -INF, 0.0],
+    [-1e30, -1e30, -1e30, -1e30, 0.0],
+]
+DISTRIBUTIONS = [[-INF, -INF, 3.0, -INF, 0.0], [0.0, -INF, 1.0, 2.0, 0.0], [3e38, -3e38, 0.0, 0.0, 0.0]]
+
+
+def test_a_row_that_is_no_distribution_gives_the_mask_and_no_other_row_does():
+    bad, good = (torch.tensor(rows).repeat(50, 1) for rows in (NO_DISTRIBUTIONS, DISTRIBUTIONS))
+    uniform = draws.uniform(torch.arange(len(bad) + len(good)), Purpose.TOKEN, 0)
+    vocabulary = Vocabulary(5, 4)
+    token = vocabulary.invert_cdf(vocabulary.rule_out(torch.cat((bad, good))), uniform)
+    assert (token[: len(bad)] == 4).all()
+    assert set(token[len(bad) :: 3].tolist()) == {2} and set(token[len(bad) + 2 :: 3].tolist()) == {0}
+    assert set(token[len(bad) + 1 :: 3].tolist()) == {0, 2, 3}
+
+
+class DivergedLater(torch.nn.Module):
+    """A model that is well until its sequences show more than half of their tokens."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.name = model, "runs/a/step-00000007 (ema weights)"
+        self.mask_id, self.vocabulary, self.device, self.head = (
+            model.mask_id,
+            model.vocabulary,
+            model.device,
+            model.head,
+        )
+
+    def hidden(self, x_BL, masked):
+        h_BLD = self.model.hidden(x_BL, masked)
+        late_B = (x_BL != self.mask_id).sum(1) * 2 > x_BL.shape[1]
+        return h_BLD.masked_fill(late_B[:, None, None], NAN)
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_model_that_has_diverged_is_refused_by_name_and_step(value):
+    model = small_model()
+    start_BL = torch.full((5, 12), model.mask_id)
+    with pytest.raises(
+        ValueError, match=r"^runs/a/step-00000007 \(ema weights\) gives no .* at sampling step (\d+) of 16:"
+    ):
+        sample(DivergedLater(model), start_BL, torch.arange(5), 16)
+    sample(DivergedLater(model), start_BL, torch.arange(5), 1)
+    with torch.no_grad():
+        model.output_layer.linear.bias[3] = value
+    for steps in (1, 16):
+        with pytest.raises(ValueError, match=f"the model gives no distribution .* step 1 of {steps}: .* diverged"):
+            sample(model, start_BL, torch.arange(5), steps)

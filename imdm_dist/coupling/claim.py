@@ -69,8 +69,12 @@ def process_start(pid: int) -> str | None:
 
 
 def _read(path: Path) -> bytes | None:
+    """A claim's content; what stands for it where another user keeps it to himself: a heartbeat changes that too."""
     try:
-        return path.read_bytes()
+        try:
+            return path.read_bytes()
+        except PermissionError:
+            return f"changed at {path.stat().st_mtime_ns}".encode()
     except FileNotFoundError:
         return None
 

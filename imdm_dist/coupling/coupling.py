@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imdm_dist.coupling.manifest import read_manifest, verify
-from imdm_dist.coupling.shard import read_shard, shard_pairs
+from imdm_dist.coupling.manifest import open_shard, read_manifest, verify
+from imdm_dist.coupling.shard import shard_pairs
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Coupling:
         result_PL = np.empty((pairs, length), small)
         time_P = np.empty(pairs, np.float64)
         seed_P = np.empty(pairs, np.int64)
-        for number, entry in enumerate(manifest["shards"]):
+        for number in range(plan["shards"]):
             numbers = shard_pairs(number, plan["shards"], pairs)
-            shard = read_shard(folder / entry["file"], numbers, length)
+            shard = open_shard(folder, plan, number)
             rows = slice(numbers.start, numbers.stop)
             start_PL[rows] = shard.start_BL
             result_PL[rows] = shard.result_BL

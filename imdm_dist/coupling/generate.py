@@ -23,9 +23,9 @@ from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.claim import EXPIRY_S, Claim, Claims
 from imdm_dist.coupling.manifest import MANIFEST, PLAN, check_plan, read_manifest, write_manifest, write_plan
 from imdm_dist.coupling.pairs import PairSource
-from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs, write_shard
+from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs, write_shard, wrong_tokens
 from imdm_dist.data.token_file import TokenFile
-from imdm_dist.files import remove_leftovers
+from imdm_dist.files import make_folder, read_record, remove_leftovers
 
 Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(start_BL int64, seed_B int64, time_B float64) -> result_BL int64, all on the CPU; a pure function."""
@@ -64,10 +64,10 @@ def generate(
     )
     claims = Claims(folder / "claims", expiry_s=expiry_s)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _agree_on_plan(folder, plan, claims)
         with _Bar(folder, config, progress) as bar:
-            _Job(folder, config, source, rollout, claims, bar).run()
+            _Job(folder, config, source, plan["vocab_size"], rollout, claims, bar).run()
         _finish(folder, plan, claims)
     finally:
         claims.remove_folder()
@@ -96,9 +96,9 @@ def _check_inputs(
 
 
 def _agree_on_plan(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
-    if not (folder / PLAN).is_file():
+    if read_record(folder / PLAN) is None:
         with claims.hold("plan"):
-            if not (folder / PLAN).is_file():
+            if read_record(folder / PLAN) is None:
                 write_plan(folder, plan)
     check_plan(folder, plan)
 
@@ -138,6 +138,7 @@ class _Job:
     folder: Path
     config: CouplingConfig
     source: PairSource
+    vocab_size: int
     rollout: Rollout
     claims: Claims
     bar: _Bar
@@ -183,8 +184,9 @@ class _Job:
             batch = slice(first, first + self.config.batch)
             start_BL = starts.start_BL[batch]
             result_BL = self.rollout(start_BL, starts.seed_B[batch], starts.time_B[batch])
-            assert result_BL.shape == start_BL.shape and not bool((result_BL == self.source.mask_id).any())
-            assert bool(((start_BL == self.source.mask_id) | (start_BL == result_BL)).all())
+            assert result_BL.shape == start_BL.shape
+            if wrong := wrong_tokens(start_BL, result_BL, self.vocab_size, self.source.mask_id):
+                raise ValueError(f"{path.name} is not written ({wrong}): the teacher's rollouts are no text of its own")
             results.append(result_BL)
             self.bar.show(in_hand=min(first + self.config.batch, len(numbers)))
         if path.exists():
@@ -200,10 +202,10 @@ class _Job:
 def _finish(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
     """Write the manifest if it is missing, and clear what killed workers left."""
     with claims.hold("manifest"):
-        if (folder / MANIFEST).is_file():
-            read_manifest(folder)
-        else:
+        if read_record(folder / MANIFEST) is None:
             write_manifest(folder, plan)
+        else:
+            read_manifest(folder)
         # No shard is missing: no file aside and no other claim can be of use to anyone.
         remove_leftovers(folder)
         claims.clear(but="manifest")

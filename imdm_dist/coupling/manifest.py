@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from imdm_dist.config.coupling import CouplingConfig
-from imdm_dist.coupling.shard import damaged, present_shards, read_shard, shard_name, shard_pairs
-from imdm_dist.files import hash_json, read_json, sha256_file, write_json
+from imdm_dist.coupling.shard import Shard, damaged, present_shards, read_shard, shard_name, shard_pairs, wrong_tokens
+from imdm_dist.files import hash_json, read_record, sha256_file, write_json
 from imdm_dist.provenance import versions
 
 FORMAT = 1
@@ -73,13 +73,19 @@ def prompts_digest(prompts_PL: Tensor) -> str:
     return hashlib.sha256(shape.encode() + b":" + prompts_PL.numpy().astype("<i8").tobytes()).hexdigest()
 
 
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of the coupling in `folder`, which its manifest repeats; None if there is none."""
+    plan: dict[str, Any] | None = read_record(folder / PLAN) or (read_record(folder / MANIFEST) or {}).get("plan")
+    return plan
+
+
 def check_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Check that the coupling in `folder` is made by `plan`.
 
     Raises:
         ValueError: it is made by another one; the message says which settings differ.
     """
-    there = read_json(folder / PLAN)
+    there = read_plan(folder) or {}
     differing = [key for key in [*plan, *(key for key in there if key not in plan)] if there.get(key) != plan.get(key)]
     if differing:
         words = ", ".join(f"{key} was {there.get(key)!r} and is {plan.get(key)!r}" for key in differing)
@@ -89,12 +95,14 @@ def check_plan(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def write_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Write the plan of a new coupling.
+    """Write the plan of a new coupling, or again that of a finished one whose file was cut off.
 
     Raises:
-        ValueError: the folder has shards already, of which nobody knows how they were made.
+        ValueError: the folder has shards already, of which nobody knows how they were made, or that have another plan.
     """
-    if present_shards(folder, plan["shards"]):
+    if (folder / PLAN).is_file() and read_plan(folder) is not None:
+        check_plan(folder, plan)
+    elif present_shards(folder, plan["shards"]):
         raise ValueError(f"{folder} has shards but no {PLAN}: use another folder or delete this one")
     write_json(folder / PLAN, plan)
 
@@ -108,13 +116,9 @@ def write_manifest(folder: Path, plan: dict[str, Any]) -> None:
         ValueError: a shard is damaged or holds other pairs than it should.
     """
     shards: list[dict[str, Any]] = []
-    for shard in range(plan["shards"]):
-        path = folder / shard_name(shard)
-        numbers = shard_pairs(shard, plan["shards"], plan["pairs"])
-        read_shard(path, numbers, plan["length"])
-        shards.append(
-            {"file": path.name, "rows": len(numbers), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        )
+    for number in range(plan["shards"]):
+        path, rows = folder / shard_name(number), len(open_shard(folder, plan, number).index_B)
+        shards.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
     manifest = {
         "plan": plan,
         "shards": shards,
@@ -125,21 +129,35 @@ def write_manifest(folder: Path, plan: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, manifest)
 
 
+def open_shard(folder: Path, plan: dict[str, Any], number: int) -> Shard:
+    """Read a shard of the coupling of `plan`.
+
+    Raises:
+        ValueError: it is missing or damaged, or holds what no pair of this coupling can be.
+    """
+    path = folder / shard_name(number)
+    shard = read_shard(path, shard_pairs(number, plan["shards"], plan["pairs"]), plan["length"])
+    if wrong := wrong_tokens(shard.start_BL, shard.result_BL, plan["vocab_size"], plan["mask_id"]):
+        raise damaged(path, wrong)
+    return shard
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Manifest of a finished coupling, after checking that its files are there in their sizes.
 
     Raises:
         ValueError: there is no coupling, it is unfinished, or a shard is missing or of another size.
     """
-    if not (folder / PLAN).is_file():
+    plan = read_plan(folder)
+    if plan is None:
         raise ValueError(f"no coupling in {folder}: make one with tools/gen_coupling.py or give another folder")
-    if not (folder / MANIFEST).is_file():
-        shards = read_json(folder / PLAN)["shards"]
+    manifest: dict[str, Any] | None = read_record(folder / MANIFEST)
+    if manifest is None:
+        shards = plan["shards"]
         there = len(present_shards(folder, shards))
         raise ValueError(
             f"the coupling in {folder} has {there} of {shards} shards and no manifest: run gen_coupling to finish it"
         )
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
     check_plan(folder, manifest["plan"])
     for shard in manifest["shards"]:
         path = folder / shard["file"]
@@ -151,33 +169,42 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def discard_damaged(folder: Path | str) -> list[str]:
-    """Remove the shards of a finished coupling that differ from its manifest, so that they are made again.
+    """Remove the shards of a finished coupling that `verify` refuses, so that they are made again.
 
     Returns:
         Their names; empty too where there is no manifest to compare with.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
+    manifest: dict[str, Any] | None = read_record(folder / MANIFEST)
+    if manifest is None:
         return []
-    shards = read_json(folder / MANIFEST)["shards"]
-    wrong = [
-        s["file"] for s in shards if (folder / s["file"]).is_file() and sha256_file(folder / s["file"]) != s["sha256"]
-    ]
-    for name in wrong:
-        (folder / name).unlink()
+    wrong = []
+    for number in range(len(manifest["shards"])):
+        path = folder / shard_name(number)
+        if path.is_file():
+            try:
+                _verify_shard(folder, manifest, number)
+            except ValueError:
+                path.unlink()
+                wrong.append(path.name)
     return wrong
 
 
 def verify(folder: Path | str) -> dict[str, Any]:
-    """Check every byte of a finished coupling against its manifest, which is returned.
+    """Check every byte of a finished coupling against its manifest, which is returned, and that its pairs can be pairs.
 
     Raises:
         ValueError: something is missing or differs.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    for shard in manifest["shards"]:
-        path = folder / shard["file"]
-        if sha256_file(path) != shard["sha256"]:
-            raise damaged(path, "its checksum is not that of the manifest")
+    for number in range(len(manifest["shards"])):
+        _verify_shard(folder, manifest, number)
     return manifest
+
+
+def _verify_shard(folder: Path, manifest: dict[str, Any], number: int) -> None:
+    entry = manifest["shards"][number]
+    if sha256_file(folder / entry["file"]) != entry["sha256"]:
+        raise damaged(folder / entry["file"], "its checksum is not that of the manifest")
+    open_shard(folder, manifest["plan"], number)

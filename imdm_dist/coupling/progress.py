@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.coupling.claim import claims_by_host
-from imdm_dist.coupling.manifest import MANIFEST, PLAN
+from imdm_dist.coupling.manifest import MANIFEST, read_plan
 from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs
-from imdm_dist.files import read_json
+from imdm_dist.files import read_record
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Progress:
 def progress(folder: Path | str) -> Progress | None:
     """Look at a coupling's folder; None if it has not begun."""
     folder = Path(folder)
-    if not (folder / PLAN).is_file():
+    plan = read_plan(folder)
+    if plan is None:
         return None
-    plan = read_json(folder / PLAN)
     shards, pairs = plan["shards"], plan["pairs"]
     there = present_shards(folder, shards)
     counts = {shard: len(shard_pairs(shard, shards, pairs)) for shard in there}
@@ -63,7 +63,7 @@ def progress(folder: Path | str) -> Progress | None:
         pairs_there=sum(counts.values()),
         pairs_per_s=rate,
         workers=claims_by_host(folder / "claims"),
-        finished=(folder / MANIFEST).is_file(),
+        finished=read_record(folder / MANIFEST) is not None,
     )
 
 

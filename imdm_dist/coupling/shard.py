@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from imdm_dist.coupling.pairs import Starts
 from imdm_dist.files import publish_file
+
+Tokens = Tensor | NDArray[np.integer[Any]]
 
 ROW_GROUP = 1024
 """Rows per row group: what a streaming reader holds at a time."""
@@ -130,6 +133,21 @@ def read_shard(path: Path, numbers: range, length: int) -> Shard:
     if not np.array_equal(shard.index_B, numbers):
         raise damaged(path, "it holds other pairs than it should")
     return shard
+
+
+def wrong_tokens(start_BL: Tokens, result_BL: Tokens, vocab_size: int, mask_id: int) -> str:
+    """What is wrong with pairs as tokens of a vocabulary; empty if nothing is.
+
+    A result is made of tokens alone and keeps what its start shows.
+    """
+    for name, tokens in (("starts", start_BL), ("results", result_BL)):
+        if bool(((tokens < 0) | (tokens >= vocab_size)).any()):
+            return f"its {name} hold ids outside 0..{vocab_size - 1}"
+    if bool((result_BL == mask_id).any()):
+        return "its results hold the mask"
+    if bool(((start_BL != mask_id) & (start_BL != result_BL)).any()):
+        return "its results differ from what their starts show"
+    return ""
 
 
 def damaged(path: Path, cause: str) -> ValueError:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from imdm_dist.files import hash_json, read_json, write_json
+from imdm_dist.files import hash_json, read_record, write_json
 
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "site-packages", "idlelib", "lib2to3", "turtledemo", "ensurepip"})
 _SHORTEST = 200
@@ -82,9 +82,11 @@ def embedded_digest(split: Literal["train", "valid"], folder: Path | str) -> str
             seconds, to hash it a fiftieth of one.
     """
     kept = Path(folder) / f"embedded-{_sources_digest()[:16]}.json"
-    if not kept.exists():
-        write_json(kept, {"train": hash_json(read_embedded("train")), "valid": hash_json(read_embedded("valid"))})
-    return str(read_json(kept)[split])
+    digests = read_record(kept)
+    if digests is None:
+        digests = {"train": hash_json(read_embedded("train")), "valid": hash_json(read_embedded("valid"))}
+        write_json(kept, digests)
+    return str(digests[split])
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from imdm_dist.data.packing import pack
 from imdm_dist.data.text import Split, data_root, read_texts, source_identity, text_batches
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
-from imdm_dist.files import hash_json, publish_dir, write_json
+from imdm_dist.files import hash_json, make_folder, publish_dir, write_json
 from imdm_dist.signals import interrupted
 
 _PACKING = ("source", "text_field", "packing", "separator", "detokenizer", "length")
@@ -50,19 +50,27 @@ class NotPreparedError(ValueError):
     """Data that would have to be built first."""
 
 
-def build_once(folder: Path, what: str, build: Callable[[Path], None], may_build: bool = True) -> Path:
+def build_once(
+    folder: Path, what: str, build: Callable[[Path], None], may_build: bool = True, parts: Sequence[str] = ()
+) -> Path:
     """Make `folder` by `build(temporary folder)` unless it exists; of processes that start together, one builds.
+
+    Where one of its `parts` is gone, as after the advice to remove a damaged token file, all of it is made again.
 
     A build that fails or is killed leaves no `folder`, and the next one starts afresh.
 
     Raises:
         NotPreparedError: it does not exist, and `may_build` is false.
     """
-    if folder.exists():
+
+    def there() -> bool:
+        return folder.exists() and all((folder / part).exists() for part in parts)
+
+    if there():
         return folder
     if not may_build:
         raise NotPreparedError(f"not made yet: {what}; run tools/prepare_data.py")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(blocking=False)
@@ -70,7 +78,7 @@ def build_once(folder: Path, what: str, build: Callable[[Path], None], may_build
         print(f"waiting for another process that builds {what}", file=sys.stderr)
         lock.acquire()
     try:
-        if not folder.exists():
+        if not there():
             # Only the holder of the lock makes these, so what is here was left by one that died.
             for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
                 shutil.rmtree(leftover)
@@ -134,7 +142,9 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bo
         shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
 
     name = f"{config.source}-{config.length}-{hash_json([settings, identity])[:16]}"
-    folder = build_once(cache / name, f"rows of {config.length} tokens from {config.source} text", build, may_build)
+    folder = build_once(
+        cache / name, f"rows of {config.length} tokens from {config.source} text", build, may_build, get_args(Split)
+    )
     return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
 
 
@@ -146,7 +156,9 @@ def _synthetic(cache: Path, may_build: bool) -> Dataset:
         for split in get_args(Split):
             TokenFile.write(aside / split, synthetic.ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
 
-    folder = build_once(cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build, may_build)
+    folder = build_once(
+        cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build, may_build, get_args(Split)
+    )
     return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), None)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
+from imdm_dist.files import hash_json, publish_dir, read_record, sha256_file, write_json
 
 _KEYS = ("rows", "length", "vocab_size", "mask_id", "bos_id", "eos_id", "settings", "origin", "sha256", "fingerprint")
 _NOT_CONTENT = ("origin", "fingerprint")
@@ -58,8 +58,8 @@ class TokenFile:
 
     path: Path
     """The folder."""
-    tokens: np.ndarray
-    """uint16 or uint32 [rows, length], memory-mapped read-only."""
+    mapped: np.memmap
+    """What `tokens` gives."""
     length: int
     """Tokens in a row."""
     vocab_size: int
@@ -80,9 +80,23 @@ class TokenFile:
     """SHA-256 of tokens.npy when it was written."""
 
     @property
+    def tokens(self) -> np.ndarray:
+        """uint16 or uint32 [rows, length], memory-mapped read-only.
+
+        Raises:
+            ValueError: the file has shrunk since it was opened. To read behind its end would kill the process (SIGBUS).
+        """
+        mapping: Any = self.mapped.base  # an mmap.mmap
+        if mapping.size() < self.mapped.offset + self.mapped.nbytes:  # of the file that is mapped, under any name
+            raise ValueError(
+                f"{self.path}/tokens.npy was cut off while it was in use: remove {self.path} and prepare the data again"
+            )
+        return self.mapped
+
+    @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(self.tokens)
+        return len(self.mapped)
 
     @classmethod
     def write(
@@ -143,14 +157,14 @@ class TokenFile:
         remedy = f"remove {path} and prepare the data again"
         if not (path / "meta.json").is_file() or not (path / "tokens.npy").is_file():
             raise ValueError(f"{path} is no token file (tokens.npy or meta.json is missing): {remedy}")
-        meta = read_json(path / "meta.json")
-        if not isinstance(meta, dict) or sorted(meta) != sorted(_KEYS) or meta["fingerprint"] != _fingerprint(meta):
+        meta = read_record(path / "meta.json")
+        if meta is None or sorted(meta) != sorted(_KEYS) or meta["fingerprint"] != _fingerprint(meta):
             raise ValueError(f"{path}/meta.json is not as it was written: {remedy}")
         try:
             tokens = np.load(path / "tokens.npy", mmap_mode="r")
         except (ValueError, EOFError):
             raise ValueError(f"{path}/tokens.npy is truncated or damaged: {remedy}") from None
-        whole = np.lib.format.open_memmap(path / "tokens.npy", mode="r").offset + tokens.nbytes
+        whole = tokens.offset + tokens.nbytes
         if (
             tokens.shape != (meta["rows"], meta["length"])
             or tokens.dtype != token_dtype(meta["vocab_size"])
@@ -158,7 +172,7 @@ class TokenFile:
         ):
             raise ValueError(f"{path}/tokens.npy is not the array that meta.json describes: {remedy}")
         kept = {key: meta[key] for key in _KEYS if key != "rows"}
-        return cls(path=path, tokens=tokens, **kept)
+        return cls(path=path, mapped=tokens, **kept)
 
     def verify(self) -> None:
         """Read every byte and compare it with the checksum taken when it was written.
@@ -170,5 +184,5 @@ class TokenFile:
             raise ValueError(f"{self.path}/tokens.npy has changed: remove {self.path} and prepare the data again")
 
     def take(self, indices: np.ndarray | Tensor | list[int]) -> Tensor:
-        """The rows of these indices, each in [0, rows): int64 [n, length] on the CPU."""
+        """The rows of these indices, each in [0, rows): int64 [n, length] on the CPU. Raises as `tokens` does."""
         return torch.from_numpy(self.tokens[np.asarray(indices)].astype(np.int64))

@@ -32,6 +32,7 @@ from imdm_dist.model.vocabulary import Vocabulary
 class Denoiser(Protocol):
     """What the sampler needs of a model."""
 
+    name: str
     mask_id: int
     vocabulary: Vocabulary
 
@@ -75,7 +76,7 @@ def sample(
         source: where reveal steps, kept noise and tokens come from.
 
     Raises:
-        ValueError: `steps` is below 1.
+        ValueError: `steps` is below 1, or the model gives rows that are no distribution.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}: sample in 1 step or more")
@@ -95,7 +96,15 @@ def sample(
         redraw_BL = _redraw(redraw_BL, noise_policy, source, seed_B, taken_B, alpha(reached_B) / alpha(now_B))
         reached_B = now_B
         _reveal(model, source, plan, evaluation, active_A, x_BL, seed_B, redraw_BL)
-    return Samples(x_BL.cpu(), evaluations)
+    tokens_BL = x_BL.cpu()  # here the device is waited for
+    lacking_BL = tokens_BL == model.mask_id
+    if bool(lacking_BL.any()):
+        raise ValueError(
+            f"{model.name} gives no distribution over tokens at sampling step {int(step_BL[lacking_BL].min())} of "
+            f"{steps}: its logits are not finite or beyond all bounds; it has diverged, take an earlier checkpoint or "
+            "train it again"
+        )
+    return Samples(tokens_BL, evaluations)
 
 
 def _redraw(

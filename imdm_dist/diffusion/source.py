@@ -33,7 +33,7 @@ class DrawSource(Protocol):
         ...
 
     def token(self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
-        """Tokens drawn from softmax(logits_RV), int64 [R]."""
+        """Tokens drawn from softmax(logits_RV), int64 [R]; the mask from rows that are no distribution."""
         ...
 
 
@@ -62,6 +62,10 @@ class Head(Protocol):
 
 
 def draw_tokens(source: DrawSource, model: Head, h_RD: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
-    """Tokens of R rows from their hidden states, int64 [R]; float64 probabilities exist for some rows at a time."""
+    """Tokens of R rows from their hidden states, int64 [R]; float64 probabilities exist for some rows at a time.
+
+    A row that is no distribution gives the mask (see `Vocabulary.invert_cdf`): the device is not waited for here, and
+    whoever has the tokens on the host looks for it.
+    """
     parts = zip(*(part.split(ROWS_PER_DRAW) for part in (h_RD, seed_R, position_R)), strict=True)
     return torch.cat([source.token(model.vocabulary, model.head(h), seed, position) for h, seed, position in parts])

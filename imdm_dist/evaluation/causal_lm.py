@@ -27,7 +27,7 @@ from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.device import few_kernels
 from imdm_dist.evaluation.gen_ppl import generative_perplexity
-from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
+from imdm_dist.files import hash_json, publish_dir, read_record, sha256_file, write_json
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 
@@ -51,8 +51,7 @@ def evaluator_key(config: EvaluatorConfig, data: TokenFile, autocast: bool) -> s
 
 def finished_evaluator(folder: Path | str, key: str) -> dict[str, Any] | None:
     """The record of the evaluator in `folder` if it is whole and was made from what `key` stands for."""
-    path = Path(folder) / RECORD
-    record = read_json(path) if path.exists() else None
+    record: dict[str, Any] | None = read_record(Path(folder) / RECORD)
     if record is None or record["key"] != key:
         return None
     weights = Path(folder) / WEIGHTS

@@ -27,7 +27,7 @@ def draw_samples(
         prompts_PL: tokens with the mask id where to generate; None starts from masks alone.
 
     Raises:
-        ValueError: `steps` is below 1.
+        ValueError: `steps` is below 1, or the model has diverged.
     """
     require(steps >= 1, f"steps is {steps}: sample in 1 step or more")
     index = torch.arange(config.samples)
@@ -36,5 +36,5 @@ def draw_samples(
         prompts_PL = torch.full((1, length), model.mask_id)
     starts = prompts_PL[index % len(prompts_PL)]
     batches = list(zip(starts.split(config.batch), seeds.split(config.batch), strict=True))
-    bar = tqdm(batches, desc=f"{steps} steps, seed {seed}", unit="batch", leave=False)
-    return torch.cat([sample(model, start, seed_B, steps, config.noise_policy).tokens_BL for start, seed_B in bar])
+    with tqdm(batches, desc=f"{steps} steps, seed {seed}", unit="batch", leave=False) as bar:
+        return torch.cat([sample(model, start, seed_B, steps, config.noise_policy).tokens_BL for start, seed_B in bar])

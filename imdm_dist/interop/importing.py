@@ -80,6 +80,7 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
         file=source.path.name,
         container=source.container,
         sha256=sha256_file(source.path),
+        integrity=source.integrity,
         step=source.step,
         used=list(shapes),
         renamed={theirs: ours for theirs, ours in names.renamed.items() if ours in shapes},

@@ -16,6 +16,8 @@ class Report:
     """What it is packed in."""
     sha256: str
     """Of that file."""
+    integrity: str
+    """What its own checksums say."""
     step: int
     """Optimizer steps it was trained for; 0 where the file does not say."""
     used: list[str]
@@ -47,6 +49,7 @@ class Report:
         prefixes = sorted({theirs.removesuffix(ours) for theirs, ours in self.renamed.items()})
         lines = [
             f"{self.file}: {self.container}, step {self.step}, sha256 {self.sha256[:16]}",
+            f"         {self.integrity}",
             f"model    {named}, {self.parameters:,} parameters, mask {model['mask']}, "
             f"soft cap {model['attention_soft_cap']:g}",
             f"tokens   vocabulary {model['vocab_size']}, mask {model['mask_id']}, length {model['length']}",

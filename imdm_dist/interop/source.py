@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from imdm_dist.files import read_json
-from imdm_dist.interop.inert import Inert, read_torch_file
+from imdm_dist.interop.inert import NO_SUMS, Inert, check_sums, read_torch_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a hub folder, the better one first."""
@@ -53,6 +53,8 @@ class Source:
     """By the names in the file."""
     settings: dict[str, Any]
     """What the file or its config.json says of the model; empty if nothing does."""
+    integrity: str = NO_SUMS
+    """Whether its bytes are known to be those that were written, in words."""
     ema: Ema | None = None
     step: int = 0
     """Optimizer steps it was trained for; 0 where the file does not say."""
@@ -97,7 +99,7 @@ def _open_file(path: Path, config: Path | None) -> Source:
     content = read_torch_file(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         return _lightning(path, content, settings)
-    return Source(path, f"{folder}torch file", _named_tensors(path, content), settings)
+    return Source(path, f"{folder}torch file", _named_tensors(path, content), settings, check_sums(path))
 
 
 def _lightning(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> Source:
@@ -110,6 +112,7 @@ def _lightning(path: Path, content: dict[str, Any], settings: dict[str, Any]) ->
         container="Lightning checkpoint" if "pytorch-lightning_version" in content else "torch file with a state_dict",
         tensors=_named_tensors(path, content["state_dict"]),
         settings=settings,
+        integrity=check_sums(path),
         ema=_ema(path, content.get("ema")),
         step=step if isinstance(step, int) else 0,
         ignored={name: why for name, why in _NOT_WEIGHTS.items() if content.get(name)},

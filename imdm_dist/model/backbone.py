@@ -194,6 +194,7 @@ class DiT(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int, mask_id: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.mask_id = config, vocab_size, mask_id
+        self.name = "the model"  # what messages call it: the checkpoint, once it is out of one
         self.vocabulary = Vocabulary(vocab_size, mask_id)
         self.vocab_embed = EmbeddingLayer(config, vocab_size)
         self.sigma_map = TimestepEmbedder(config.cond_dim)

@@ -50,10 +50,12 @@ class Vocabulary:
     def invert_cdf(self, logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
         """The token at which the distribution function of softmax(logits), in float64, exceeds a uniform, int64 [R].
 
-        Tokens of probability zero are never drawn: the function does not rise there.
+        Tokens of probability zero are never drawn: the function does not rise there. A row that is no distribution
+        over tokens gives the mask, which no other row does: one with NaN or +inf, or with all weight on the mask.
         """
         cdf_RV = logits_RV.double().softmax(dim=-1).cumsum(dim=-1)
-        return first_above(cdf_RV, uniform_R * cdf_RV[:, -1])
+        total_R = cdf_RV[:, -1]
+        return torch.where(total_R.isfinite(), first_above(cdf_RV, uniform_R * total_R), self.mask_id)
 
 
 def first_above(cdf_RV: Tensor, aim_R: Tensor) -> Tensor:

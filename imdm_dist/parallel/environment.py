@@ -51,25 +51,53 @@ class Place:
 
 
 def place_of_this_process() -> Place:
-    """Read the environment that torchrun or srun gives its processes; without one there is a single process."""
+    """Read the environment that torchrun or srun gives its processes; without one there is a single process.
+
+    Raises:
+        ValueError: a variable of the launcher is no number, or contradicts another.
+    """
     have = os.environ
+    given = env_number("RANK", 0), env_number("WORLD_SIZE", 1), env_number("LOCAL_RANK", 0)
+    port = env_number("MASTER_PORT", 0)
     if "RANK" in have and "WORLD_SIZE" in have:
-        return Place(int(have["RANK"]), int(have["WORLD_SIZE"]), int(have.get("LOCAL_RANK", 0)), "env://")
+        return _within(Place(*given, "env://"), "RANK", "WORLD_SIZE")
     # A batch script has SLURM_PROCID too, yet is one process: only the steps of srun know their own task count.
-    if "SLURM_STEP_ID" in have and int(have.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    if "SLURM_STEP_ID" in have and (tasks := env_number("SLURM_STEP_NUM_TASKS", 1)) > 1:
         host = have.get("MASTER_ADDR") or first_host(have["SLURM_STEP_NODELIST"])
         # Our own launcher has looked for a free port; a bare srun gets one that other jobs seldom have.
-        port = (
-            have.get("MASTER_PORT")
-            or FIRST_PORT + int(have["SLURM_JOB_ID"]) * 7 % PORTS + int(have["SLURM_STEP_ID"]) % 7
-        )
-        return Place(
-            int(have["SLURM_PROCID"]),
-            int(have["SLURM_STEP_NUM_TASKS"]),
-            int(have["SLURM_LOCALID"]),
-            f"tcp://{host}:{port}",
-        )
+        port = port or FIRST_PORT + env_number("SLURM_JOB_ID") * 7 % PORTS + env_number("SLURM_STEP_ID") % 7
+        place = Place(env_number("SLURM_PROCID"), tasks, env_number("SLURM_LOCALID"), f"tcp://{host}:{port}")
+        return _within(place, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     return Place()
+
+
+def _within(place: Place, rank: str, world: str) -> Place:
+    if place.rank >= place.world:
+        raise ValueError(
+            f"the environment has {rank}={place.rank} and {world}={place.world}, but ranks count from 0 up to one less "
+            "than there are: start this under torchrun or srun, or unset both for a single process"
+        )
+    return place
+
+
+def env_number(name: str, default: int | None = None) -> int:
+    """A variable that a launcher sets to a whole number.
+
+    Args:
+        default: its value where it is not set or empty; None if it must be.
+
+    Raises:
+        ValueError: it is no whole number from 0 on, or not set.
+    """
+    text = os.environ.get(name, "")
+    if not text and default is not None:
+        return default
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(
+            f"the environment has {name}={text!r}, which is no number: unset it, or start this under the launcher that "
+            "sets it (torchrun, srun)"
+        )
+    return int(text)
 
 
 def first_host(nodes: str) -> str:

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from imdm_dist.parallel.environment import env_number
 from imdm_dist.parallel.topology import LINGER, Topology
 from imdm_dist.signals import EXIT_INTERRUPTED
 
@@ -147,7 +148,7 @@ def log_path(folder: Path, rank: int) -> Path:
     job = have.get("SLURM_JOB_ID", "")
     if "SLURM_ARRAY_JOB_ID" in have:
         job = f"{have['SLURM_ARRAY_JOB_ID']}_{have['SLURM_ARRAY_TASK_ID']}"
-    restart = int(have.get("SLURM_RESTART_COUNT", 0))
+    restart = env_number("SLURM_RESTART_COUNT", 0)
     whose = f"job-{job}-{f'restart-{restart}-' if restart else ''}" if job else ""
     return folder / "logs" / f"{whose}rank-{rank:05d}.log"
 

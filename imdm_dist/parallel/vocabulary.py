@@ -69,7 +69,8 @@ class SplitVocabulary(Vocabulary):
         place_R = first_above(cdf_RV, aim_R - (edge_TR[self.rank] - mass_TR[self.rank]))
         token_R = torch.where(owner_R == self.rank, self.first + place_R, 0)
         dist.all_reduce(token_R, group=self.group)
-        return token_R
+        # Padding has the weight that the mask has: none, unless all tokens have less.
+        return torch.where(edge_TR[-1].isfinite() & (token_R < self.size), token_R, self.mask_id)
 
 
 class _SplitLogSoftmax(torch.autograd.Function):

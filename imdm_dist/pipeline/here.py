@@ -10,6 +10,7 @@ from pathlib import Path
 from imdm_dist.data import prepare
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageInterrupted, StageStopped, back_to_the_queue
+from imdm_dist.parallel.environment import env_number
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.identity import claimed_digest
 from imdm_dist.pipeline.order import freeze, write_order
@@ -67,7 +68,7 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
 
 def _tasks() -> int:
     """Processes of this job's allocation."""
-    return int(os.environ.get("SLURM_NTASKS") or os.environ["SLURM_JOB_NUM_NODES"])
+    return env_number("SLURM_NTASKS", 0) or env_number("SLURM_JOB_NUM_NODES")
 
 
 def _place(local: int) -> str:
@@ -76,7 +77,7 @@ def _place(local: int) -> str:
     if local:
         return f"this machine, {local} processes; {made_with}"
     have = os.environ
-    restarts = int(have.get("SLURM_RESTART_COUNT", 0))
+    restarts = env_number("SLURM_RESTART_COUNT", 0)
     again = f", start {restarts + 1}" if restarts else ""
     return f"job {slurm.own_job()}{again}: {_tasks()} processes on {have['SLURM_JOB_NODELIST']}; {made_with}"
 

@@ -9,7 +9,7 @@ from imdm_dist.config import to_dict
 from imdm_dist.coupling import verify
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.data import prepare
-from imdm_dist.files import hash_json, read_json, sha256_file
+from imdm_dist.files import hash_json, read_record, sha256_file
 from imdm_dist.pipeline.chain import Stage
 from imdm_dist.training.checkpoint_files import PATTERN, find_checkpoint, newest_checkpoint
 from imdm_dist.training.setup import SHAPING_SETTINGS, total_steps, unread_by
@@ -82,13 +82,19 @@ def given_state(folder: Path, setting: str) -> dict[str, Any]:
     Raises:
         ValueError: there is none.
     """
-    found = folder if (folder / "state.json").exists() else max(folder.glob(PATTERN), default=folder)
-    if not (found / "state.json").exists():
+    state = read_record(folder / "state.json") or _newest_state(folder)
+    if state is None:
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
             "made into one by tools/import_checkpoint.py"
         )
-    return dict(read_json(found / "state.json"))
+    return state
+
+
+def _newest_state(folder: Path) -> dict[str, Any] | None:
+    """The state.json of a run's newest checkpoint that has a whole one."""
+    states = (read_record(path / "state.json") for path in sorted(folder.glob(PATTERN), reverse=True))
+    return next((state for state in states if state is not None), None)
 
 
 def claimed_digest(stage: Stage, folder: Path) -> str:
@@ -100,8 +106,8 @@ def claimed_digest(stage: Stage, folder: Path) -> str:
     if stage.kind == "given":
         return hash_json(given_state(folder, f"{stage.name}/inputs.init")["files"])
     if stage.kind == "train":
-        state = read_json(max(folder.glob(PATTERN), default=folder) / "state.json")
-        if state["step"] < total_steps(stage.config):
+        state = _newest_state(folder)
+        if state is None or state["step"] < total_steps(stage.config):
             raise ValueError("its last checkpoint is missing")
         return hash_json(state["files"])
     if stage.kind == "coupling":

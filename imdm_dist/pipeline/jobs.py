@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imdm_dist.files import hash_json, read_json, write_json
+from imdm_dist.files import hash_json, read_record, write_json
 from imdm_dist.launch import slurm
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import shaping
@@ -49,8 +49,7 @@ def _place(home: Path) -> str:
 
 def read_jobs(home: Path) -> dict[str, Submitted]:
     """The last job of each stage."""
-    path = home / JOBS
-    return {stage: Submitted(**job) for stage, job in read_json(path).items()} if path.exists() else {}
+    return {stage: Submitted(**job) for stage, job in (read_record(home / JOBS) or {}).items()}
 
 
 def note_job(home: Path, stage: str, job: Submitted) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.files import read_json
+from imdm_dist.files import read_record
 from imdm_dist.pipeline.survey import MARK
 
 IMPORTED = "import.json"
@@ -20,17 +20,17 @@ def provenance(folder: Path | str) -> str:
         ValueError: the folder is not that of a whole stage.
     """
     folder = Path(folder)
-    if not (folder / MARK).exists():
+    if read_record(folder / MARK) is None:
         raise ValueError(f"{folder} has no {MARK}: give the folder of a whole stage, such as tools/pipeline.py lists")
     return "\n".join(_history(folder, 0, set()))
 
 
 def _history(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
     gap = "    " * depth
-    if not (folder / MARK).exists():
-        yield f"{gap}{folder.name}: its folder is gone"
+    mark = read_record(folder / MARK)
+    if mark is None:
+        yield f"{gap}{folder.name}: its folder is gone, or its {MARK}"
         return
-    mark = read_json(folder / MARK)
     identity = mark["identity"]
     yield f"{gap}{folder.name}: {identity['kind']}, digest {mark['digest'][:16]}"
     if folder.resolve() in told:
@@ -58,13 +58,12 @@ def _text(settings: dict[str, Any]) -> str:
 
 def _given(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
     gap = "    " * depth
-    if (folder / IMPORTED).exists():
-        yield f"{gap}imported: {json.dumps(read_json(folder / IMPORTED))}"
+    if imported := read_record(folder / IMPORTED):
+        yield f"{gap}imported: {json.dumps(imported)}"
     elif (folder / MARK).exists():
         yield from _history(folder, depth, told)
     else:
         yield f"{gap}a run that was given: {folder.name}"
-        if (folder / "config.json").exists():
-            about = read_json(folder / "config.json")
+        if about := read_record(folder / "config.json"):
             yield f"{gap}  provenance: {json.dumps(about['provenance'])}"
             yield f"{gap}  seed: {about['config']['train']['seed']}, versions: {json.dumps(about['versions'])}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from imdm_dist.cli import guarded
 from imdm_dist.config.schema import Config
 from imdm_dist.coupling import generate, make_plan
 from imdm_dist.coupling.shard import present_shards
@@ -93,7 +94,7 @@ def _help(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, 
     """A worker beside the first one: it ends with its parent, however that ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; one line, the parent's, says so
-    _work(config, teacher, folder, prompts_PL, place)
+    guarded(lambda: _work(config, teacher, folder, prompts_PL, place))
 
 
 def _work(

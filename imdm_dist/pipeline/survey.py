@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from imdm_dist.cli import in_a_line
 from imdm_dist.data.prepare import NotPreparedError
-from imdm_dist.files import hash_json, read_json
+from imdm_dist.files import hash_json, read_record
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import claimed_digest, given_state, result_digest, stage_identity
 
@@ -61,7 +61,8 @@ def look(
     except NotPreparedError:
         return Found(stage, "waiting", UNPREPARED)
     folder = home / f"{stage.name}-{hash_json(identity)[:8]}"
-    if not (folder / MARK).exists():
+    mark = read_record(folder / MARK)
+    if mark is None:
         started = folder.exists()
         why = "was cut off" if started else explain(identity, home, stage.name)
         return Found(stage, "half done" if started else "missing", why, folder, identity)
@@ -71,7 +72,7 @@ def look(
         if isinstance(error, PermissionError) and not quick:
             raise  # what may not be read is not damaged, and is not to be made again
         found = str(error)
-    digest = read_json(folder / MARK)["digest"]
+    digest = mark["digest"]
     if found != digest:
         return Found(stage, "damaged", f"its result in {folder.name} is damaged ({found})", folder, identity)
     return Found(stage, "whole", "", folder, identity, digest)
@@ -103,9 +104,10 @@ def explain(identity: dict[str, Any], home: Path, name: str) -> str:
     """Why a stage that is not there has to be made: what is new against the last time it was."""
     # A stage called NAME-x has folders that begin alike.
     marks = [path for path in home.glob(f"{name}-*/{MARK}") if path.parent.name.removeprefix(f"{name}-").isalnum()]
-    if not marks:
+    made = [mark for path in sorted(marks, key=lambda path: path.stat().st_mtime) if (mark := read_record(path))]
+    if not made:
         return "was never made"
-    last = read_json(max(marks, key=lambda path: path.stat().st_mtime))["identity"]
+    last = made[-1]["identity"]
     changes = [f"{key} was {_short(old)}, is {_short(new)}" for key, old, new in differences(last, identity)]
     return "made anew: " + "; ".join(changes)
 

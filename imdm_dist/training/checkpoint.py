@@ -77,6 +77,7 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     state = checkpoint.state
     config = from_dict(Config, state["config"], where=str(checkpoint.path / "state.json"))
     model = DiT(config.model, state["model"]["vocab_size"], state["model"]["mask_id"]).eval()
+    model.name = f"{checkpoint.path} ({weights} weights)"
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(checkpoint.full(quantity, name))

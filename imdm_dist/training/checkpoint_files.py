@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imdm_dist.files import hash_json, read_json, sha256_file
+from imdm_dist.files import hash_json, read_record, refuse_dangling, sha256_file
 from imdm_dist.parallel.cuts import cut_of, join, share
 
 FORMAT = 2
@@ -135,7 +135,9 @@ def check(path: Path, quantity: str = "") -> Checkpoint:
     """
     if not (path / "state.json").exists():
         raise ValueError(f"{path} is no checkpoint: it has no state.json; give a run folder or a step-* folder in it")
-    state = read_json(path / "state.json")
+    state = read_record(path / "state.json")
+    if state is None:
+        raise ValueError(f"{path / 'state.json'} is damaged: use another checkpoint")
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
     if state.pop("checksum", None) != hash_json(state):
@@ -165,6 +167,7 @@ def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:
     Raises:
         ValueError: there is none, or it is damaged.
     """
+    refuse_dangling(path)
     if not path.exists():
         raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
     if (path / "state.json").exists():

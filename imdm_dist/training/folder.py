@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from imdm_dist import files
 from imdm_dist.files import remove_leftovers, write_json
 from imdm_dist.training.checkpoint import TOKENIZER
 from imdm_dist.training.saver import set_aside
@@ -40,8 +41,13 @@ def make_folder(folder: Path) -> None:
         ValueError: it cannot be written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         (folder / ".lock").touch()
+    except PermissionError as error:
+        raise ValueError(
+            f"no permission for {error.filename}: change its rights, remove it if it is a .lock of somebody who trains "
+            "there no more, or name another run folder"
+        ) from None
     except OSError as error:
         raise ValueError(f"cannot write in the run folder ({error}): name another one") from None
 

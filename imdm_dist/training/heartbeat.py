@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from imdm_dist.files import read_json
+from imdm_dist.files import read_record
+from imdm_dist.parallel.environment import env_number
 from imdm_dist.parallel.topology import Topology
 
 NAME = "heartbeat.json"
@@ -134,15 +135,14 @@ class Heartbeat:
 
 
 def read_heartbeat(folder: Path | str) -> Heartbeat | None:
-    """The last heartbeat of a run; None if it has not begun.
+    """The last heartbeat of a run; None if it has not begun, or a power cut took it.
 
     Raises:
         ValueError: the file is no heartbeat.
     """
+    beat = read_record(Path(folder) / NAME)
     try:
-        return Heartbeat(**read_json(Path(folder) / NAME))
-    except FileNotFoundError:
-        return None
+        return None if beat is None else Heartbeat(**beat)
     except TypeError as error:
         raise ValueError(f"{folder}/{NAME} is no heartbeat ({error}): remove it") from None
 
@@ -160,7 +160,7 @@ def write_heartbeat(pulse: Pulse, folder: Path, world: int) -> None:
         loss=pulse.loss,
         tokens_per_s=pulse.tokens_per_s,
         job=os.environ.get("SLURM_JOB_ID", ""),
-        restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        restarts=env_number("SLURM_RESTART_COUNT", 0),
         host=socket.gethostname(),
         pid=os.getpid(),
         world=world,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from imdm_dist.config.training import TrainConfig
-from imdm_dist.files import hash_json, publish_file, read_json, sync_paths, write_json
+from imdm_dist.files import hash_json, publish_file, read_json, read_record, sync_paths, write_json
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.checkpoint_files import (
     FORMAT,
@@ -170,7 +170,7 @@ def retire(folder: Path, config: TrainConfig) -> None:
     ppl = {}
     if config.keep_best:
         states = {step: path / "state.json" for step, path in paths.items()}
-        ppl = {step: read_json(file).get("valid_ppl") for step, file in states.items() if file.exists()}
+        ppl = {step: (read_record(file) or {}).get("valid_ppl") for step, file in states.items()}
     for step in sorted(set(paths) - retained(paths, ppl, config)):
         # Out of sight first: a folder half removed must not look like a checkpoint.
         aside = folder / f".{paths[step].name}.{uuid.uuid4().hex}.tmp"

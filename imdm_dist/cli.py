@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 
+from imdm_dist.problems import ProblemsError
+
 
 def guarded(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit with its code; `ValueError` and `OSError` print one line and exit with 2.
+    """Run `main` and exit with its code; `ValueError` and `OSError` print one line, or one a problem, and exit with 2.
 
     Set IMDM_TRACEBACK=1 to see the traceback of such an error as well.
     """
@@ -18,7 +20,8 @@ def guarded(main: Callable[[], int | None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("IMDM_TRACEBACK"):
             raise
-        print(f"error: {in_a_line(error)}", file=sys.stderr)
+        lines = error.lines if isinstance(error, ProblemsError) else [in_a_line(error)]
+        print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from imdm_dist.cli import guarded
-from imdm_dist.config import Config, load_config
+from imdm_dist.config.run import load_run
 
 EXAMPLE = """examples:
   python tools/submit.py runs/teacher --config configs/embedded.yaml --nodes 2 --gpus-per-node 8 --time 24:00:00
@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     given = {option.replace("-", "_"): getattr(arguments, option.replace("-", "_")) for option in OPTIONS}
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
-    config = load_config(Config, arguments.config, [*options, *arguments.overrides])
+    config = load_run(arguments.folder, arguments.config, [*options, *arguments.overrides])
     from imdm_dist.launch.submit import script, submit
     from imdm_dist.pipeline.preflight import check_folder, check_run
 

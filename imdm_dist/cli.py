@@ -13,14 +13,14 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from imdm_dist.problems import ProblemsError
 from imdm_dist.signals import EXIT_INTERRUPTED, another_press, heed_interrupts
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a process whose reader has gone, as a shell reports it."""
 
-
 def guarded(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit with its code; `ValueError` and `OSError` print one line and exit with 2, Ctrl-C with 130.
+    """Run `main` and exit with its code: 2 after `ValueError` and `OSError`, a line for each problem; 130 after Ctrl-C.
 
     Where nobody reads the output any more, as in `tool | head -1`, that is no error to be told of: the exit code alone
     says so. Set IMDM_TRACEBACK=1 to see the traceback of an error as well.
@@ -35,7 +35,8 @@ def guarded(main: Callable[[], int | None]) -> None:
         if code == 2:
             if os.environ.get("IMDM_TRACEBACK"):
                 raise
-            _say(f"error: {in_a_line(error)}")
+            lines = error.lines if isinstance(error, ProblemsError) else [in_a_line(error)]
+            _say("\n".join(f"error: {line}" for line in lines))
     except KeyboardInterrupt as interrupt:
         pressed = True
         _tell(interrupt)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import huggingface_hub
@@ -22,14 +23,17 @@ def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None
 
 
-def find(name: str) -> None:
-    """Check that a model is in the local cache or, failing that, known to the hub.
+def find(name: str) -> Path | None:
+    """The folder of a model in the local cache; None of one that is not there, but known to the hub.
 
     Raises:
         ValueError: it is neither; the message is the cause alone.
     """
-    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
-        _ask(name)
+    there = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    if isinstance(there, str):
+        return Path(there).parent
+    ask(name)
+    return None
 
 
 def load(read: Callable[..., T], name: str) -> T:
@@ -42,11 +46,16 @@ def load(read: Callable[..., T], name: str) -> T:
     try:
         return read(name, local_files_only=True)
     except Exception:  # readers raise what they like for a file they lack
-        _ask(name)
+        ask(name)
     return read(name, local_files_only=False)
 
 
-def _ask(name: str) -> None:
+def ask(name: str) -> None:
+    """Check that the hub knows a model.
+
+    Raises:
+        ValueError: it does not, or does not answer; the message is the cause alone.
+    """
     try:
         huggingface_hub.model_info(name, timeout=TIMEOUT_S)
     except RepositoryNotFoundError:

@@ -223,6 +223,16 @@ def test_settings_are_found() -> None:
     assert list(named_settings(text)) == ["train.steps", "model.mask.kind", "data.x"]
 
 
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "tools").glob("*.py"))], ids=page_name)
+def test_what_means_something_to_a_shell_is_in_quotes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code = [block["code"] for block in BLOCK.finditer(text)] if page.suffix == ".md" else [text]
+    lines = [line for block in code for line in block.replace("\\\n", " ").splitlines() if "python tools/" in line]
+    for line in lines:
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
+        assert not re.search(r"=\S*[\[\]*?{}]", bare), f"{page.name}: zsh does not take {line.strip()}"
+
+
 @pytest.mark.parametrize("page", DOCS, ids=page_name)
 def test_settings_exist(page: Path) -> None:
     known = {name for name, _ in settings(Config)}

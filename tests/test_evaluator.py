@@ -17,11 +17,11 @@ from imdm_dist.config.evaluation import EvaluatorConfig
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.evaluation.causal_lm import (
     evaluator_key,
-    find_causal_lm,
     finished_evaluator,
     load_causal_lm,
     train_evaluator,
 )
+from imdm_dist.evaluation.evaluator_files import find_evaluator
 from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_texts
 
 VOCAB, LENGTH = 12, 9
@@ -160,7 +160,7 @@ def test_gen_ppl_of_texts_of_many_lengths(batch: int) -> None:
     assert abs(scored.token_level - scored.sequence_level) > 1e-3
 
 
-@pytest.mark.parametrize("read", [load_causal_lm, find_causal_lm])
+@pytest.mark.parametrize("read", [load_causal_lm, find_evaluator])
 def test_the_hub_is_asked_once_for_an_evaluator(
     read: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

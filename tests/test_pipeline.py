@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from imdm_dist.config import Config, ResourcesConfig, load_config
+from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config
+from imdm_dist.config.run import load_run
 from imdm_dist.coupling.progress import progress
 from imdm_dist.launch import slurm
 from imdm_dist.launch.submit import minutes_of, slurm_parameters
 from imdm_dist.pipeline import load_chain, run_chain
 from imdm_dist.pipeline.chain import needed
-from imdm_dist.pipeline.cluster import sbatch_options
+from imdm_dist.pipeline.cluster import job_text, sbatch_options
 from imdm_dist.pipeline.jobs import stage_key
-from imdm_dist.pipeline.preflight import check_run, preflight
+from imdm_dist.pipeline.preflight import check_evaluation, check_run, preflight
 from imdm_dist.pipeline.provenance import provenance
 from imdm_dist.pipeline.status import progress_line, status, status_text
 from imdm_dist.pipeline.survey import survey
@@ -122,8 +128,225 @@ def test_what_cannot_work_is_refused_before_anything_runs(home, tmp_path, overri
     chain = load_chain(tmp_path / "given.yaml", overrides)
     with pytest.raises(ValueError, match=match) as caught:
         preflight(chain, chain.stages, tmp_path / "runs")
-    assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "runs").glob("*"))
+    assert all(line.startswith(("stage ", "the runs will take")) for line in str(caught.value).splitlines())
+    assert not (tmp_path / "runs").exists()
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+def judged(home, tmp_path, spoil, *overrides):
+    """A chain of a given teacher, couplings, ReDi and a table by a judge that is a folder, with something spoilt."""
+    there = found(home)
+    teacher, judge = tmp_path / "teacher", tmp_path / "judge"
+    shutil.copytree(there["teacher"].folder, teacher)
+    shutil.copytree(there["judge"].folder, judge)
+    content = yaml.safe_load((home / f"{tiny.NAME}.yaml").read_text())
+    content["stages"][0] = {"name": "teacher", "kind": "given", "set": {"inputs": {"init": str(teacher)}}}
+    content["stages"][-1]["evaluator"] = str(judge)
+    del content["stages"][-2]
+    (tmp_path / "judged.yaml").write_text(yaml.safe_dump(content))
+    spoil(judge, newest_checkpoint(teacher).path)
+    return load_chain(tmp_path / "judged.yaml", ["resources.tasks_per_node=1", "resources.nodes=1", *overrides])
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def as_bin(judge, content):
+    (judge / "model.safetensors").unlink()
+    (judge / "pytorch_model.bin").write_bytes(content)
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def of_other_tokens(judge, teacher):
+    rewrite(judge / "evaluator.json", tokens=["other", 301, 300])
+
+
+ROWS_OF_12 = "has rows of 12 tokens, data.length is 16: set data.length=12"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "overrides", "expected"),
+    [
+        (lambda judge, teacher: None, [], []),
+        (
+            lambda judge, teacher: (judge / "model.safetensors").write_text(POINTER),
+            [],
+            ["stage table: evaluator .*judge cannot be loaded .model.safetensors is cut off or no file of weights"],
+        ),
+        (lambda judge, teacher: cut(judge / "model.safetensors"), [], ["model.safetensors is cut off or no file of"]),
+        (lambda judge, teacher: as_bin(judge, b"PK" + bytes(99)), [], ["pytorch_model.bin is cut off or no file of"]),
+        (lambda judge, teacher: (judge / "model.safetensors").unlink(), [], ["it has no weights: neither model.saf"]),
+        (lambda judge, teacher: (judge / "config.json").unlink(), [], ["evaluator .*judge cannot be loaded"]),
+        (lambda judge, teacher: rewrite(judge / "config.json", model_type="vit"), [], ["vit is no causal language"]),
+        (lambda judge, teacher: (judge / "evaluator.json").unlink(), [], ["tokenizer .*judge is a folder without tok"]),
+        (of_other_tokens, [], ["stage table: evaluator .*judge was trained on other tokens than this data has"]),
+        (lambda judge, teacher: rewrite(judge / "config.json", n_positions=8), [], ["judge reads 8 tokens, rows have"]),
+        (
+            lambda judge, teacher: [cut(one) for one in teacher.parent.glob("step-*/ema.safetensors")],
+            [],
+            ["stage teacher: .* holds no whole checkpoint: .*ema.safetensors is missing or damaged"],
+        ),
+        (
+            lambda judge, teacher: None,
+            ["data.length=16"],
+            [f"stage table: model A, stage teacher, {ROWS_OF_12}", "stage table: evaluator .*judge (reads|was)"],
+        ),
+        (
+            lambda judge, teacher: None,
+            ["table/data.length=16"],
+            [f"stage table: model {one}, stage {name}, {ROWS_OF_12}" for one, name in (("A", "teacher"), ("B", "redi"))]
+            + ["stage table: evaluator .*judge (reads|was)"],
+        ),
+        (
+            lambda judge, teacher: None,
+            ["pairs/data.length=16"],
+            [f"stage pairs: the teacher, stage sdtt, {ROWS_OF_12}"],
+        ),
+        (
+            lambda judge, teacher: None,
+            ["sdtt/data.length=16", "pairs/data.length=16"],
+            ["stage redi: the coupling of stage pairs has length 16, the data 12: make it again with this data"],
+        ),
+        (
+            lambda judge, teacher: None,
+            ["sdtt/model.mask.noise_dim=9"],
+            ["stage redi: the model of stage sdtt has model.mask.noise_dim=9, here it is model.mask.noise_dim=8: give"],
+        ),
+        (
+            lambda judge, teacher: cut(judge / "model.safetensors"),
+            ["redi/model.n_heads=1", "train.global_batch=9", "sdtt/train.steps=3", "redi/engine.tensor_parallel=2"],
+            [
+                "stage sdtt: train.steps=3, but SDTT takes",
+                "stage redi: the model of stage sdtt has model.n_heads=2, here it is 1",
+                "stage redi: engine.tensor_parallel=2 must divide both",
+                "stage table: evaluator .*judge cannot be loaded",
+            ],
+        ),
+    ],
+)
+def test_all_that_is_wrong_is_said_at_once(home, tmp_path, spoil, overrides, expected):
+    chain = judged(home, tmp_path, spoil, *overrides)
+    before = set(tmp_path.rglob("*"))
+    if not expected:
+        preflight(chain, chain.stages, tmp_path / "runs")
+        return
+    with pytest.raises(ValueError) as caught:
+        run_chain(chain, tmp_path / "runs", workers=1)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(expected), lines
+    for pattern in expected:
+        assert any(re.search(pattern, line) for line in lines), (pattern, lines)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_teacher_of_another_tokenizer_is_seen_when_the_text_is_packed(home, tmp_path):
+    words = "".join(f"an other text of {i} words, {i * 3 % 17}.\n" for i in range(200))
+    (tmp_path / "other.txt").write_text(words)
+    changed = [f"data.train={tmp_path / 'other.txt'}", f"data.cache={tmp_path / 'data'}"]
+    given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2})
+    chain = load_chain(tmp_path / "given.yaml", ["resources.tasks_per_node=1", "resources.nodes=1", *changed])
+    preflight(chain, chain.stages, tmp_path / "runs")  # it may be the same, for all that is known
+    with pytest.raises(
+        ValueError, match="stage student: the given model was made with another tokenizer than data.tok"
+    ):
+        run_chain(chain, tmp_path / "runs", workers=1)
+    assert not list((tmp_path / "runs").rglob("step-*"))
+
+
+def test_a_table_of_models_is_checked_before_the_first_is_sampled(home, tmp_path):
+    there = found(home)
+    config = tiny_chain(home).stage("table").config
+    models = {"A": there["teacher"].folder, "B": there["redi"].folder}
+    judge = tmp_path / "judge"
+    shutil.copytree(there["judge"].folder, judge)
+    check_evaluation(config, models, str(judge), str(there["pairs"].folder))
+    cut(judge / "model.safetensors")
+    config = tiny_chain(home, "table/data.length=16").stage("table").config
+    with pytest.raises(ValueError) as caught:
+        check_evaluation(config, models | {"C": tmp_path / "none"}, str(judge), str(tmp_path))
+    lines = str(caught.value).splitlines()
+    for pattern in (
+        f"model A {ROWS_OF_12}",
+        f"model B {ROWS_OF_12}",
+        "no run or checkpoint at .*none",
+        "judge",
+        "no c",
+    ):
+        assert any(re.search(pattern, line) for line in lines), (pattern, lines)
+    assert len(lines) == 5
+
+
+def test_a_run_refuses_its_inputs_before_text_is_packed(home, tmp_path):
+    there = found(home)
+    pairs = tmp_path / "pairs"
+    shutil.copytree(there["pairs"].folder, pairs)
+    cut(pairs / "shard-00003.parquet")
+    config = replace(
+        tiny_chain(home, "redi/model.hidden_dim=64", f"redi/data.cache={tmp_path / 'data'}").stage("redi").config,
+        inputs=InputsConfig(init=str(there["teacher"].folder), coupling=str(pairs)),
+    )
+    with pytest.raises(ValueError) as caught:
+        train(config, tmp_path / "run")
+    model, coupling = str(caught.value).splitlines()
+    assert "has model.hidden_dim=32, here it is 64: set model.hidden_dim=32" in model
+    assert "shard-00003.parquet is damaged" in coupling
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs"}
+
+
+def test_a_run_goes_on_by_its_folders_name(home, tmp_path):
+    folder = tmp_path / "teacher"
+    shutil.copytree(found(home)["teacher"].folder, folder)
+    assert load_run(folder, None, []) == tiny_chain(home).stage("teacher").config
+    assert train(load_run(folder, None, ["train.steps=14"]), folder)
+    assert newest_checkpoint(folder).step == 14
+    # With a setting of the data forgotten nothing is packed.
+    forgotten = load_run(folder, None, ["data.bpe_size=400", f"data.cache={tmp_path / 'data'}", "train.steps=14"])
+    with pytest.raises(ValueError, match=r"was made with data.bpe_size=300 .now 400.: give it again, or use another"):
+        train(forgotten, folder)
+    assert not (tmp_path / "data").exists()
+    # A folder that is new takes the defaults.
+    assert load_run(tmp_path / "new", None, []) == Config()
+
+
+def test_a_chain_is_no_run(home):
+    chain = home / f"{tiny.NAME}.yaml"
+    with pytest.raises(ValueError, match="is a chain of stages, not .*: give it to tools/run_chain.py or tools/pipe"):
+        load_run(home / "new", str(chain), [])
+    with pytest.raises(ValueError, match="unknown key .*; settings of one run go to tools/train.py --config"):
+        load_chain(ROOT / "configs" / "embedded.yaml")
+
+
+def test_status_remembers_the_settings_of_the_last_run(home, tmp_path, capsys, monkeypatch):
+    run_chain(given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2}), tmp_path / "runs", workers=1)
+    chain = load_chain(tmp_path / "given.yaml", ["train.seed=3"])
+    run_chain(chain, tmp_path / "runs", workers=1)
+    words = [str(ROOT / "tools" / "pipeline.py"), "status", str(tmp_path / "given.yaml"), "--root", f"{tmp_path}/runs"]
+    for more, said, state in (
+        ([], "with the settings it was last run with: train.seed=3\n", "whole"),
+        (["train.seed=4"], "", "missing"),
+    ):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        with pytest.raises(SystemExit):
+            runpy.run_path(words[0], run_name="__main__")
+        told = capsys.readouterr()
+        assert told.err == said
+        assert re.search(rf"student +train +{state}", told.out)
+
+
+def test_what_a_job_asks_for_in_words(home):
+    chain = tiny_chain(home, "resources.time=2:00:00")
+    assert job_text(chain.stage("pairs")) == (
+        "1 node, 1 GPU and 1 process on each, time 2:00:00, an array of 4 such jobs"
+    )
+    assert job_text(chain.stage("teacher")) == "2 nodes, 2 GPUs and 2 processes on each, time 2:00:00"
+    assert job_text(chain.stage("table")) == "1 node, 1 GPU and 1 process on each, time 2:00:00"
 
 
 def test_a_run_folder_that_cannot_be_written_is_refused(home, tmp_path):
@@ -170,6 +393,7 @@ def test_provenance_goes_back_to_text_and_seeds(home):
     text = provenance(found(home)["table"].folder)
     for expected in ("text.txt", "train.seed: 0", '"seeds": [1, 2]', "from sdtt:", "from judge:", "torch "):
         assert expected in text
+    assert text.count("text.txt") == 2  # for training and validation, not for every stage
     with pytest.raises(ValueError, match="has no stage.json"):
         provenance(home)
 

@@ -12,7 +12,7 @@ from imdm_dist.files import check_name
 
 EXAMPLE = """example:
   python tools/evaluate.py --model MDLM=runs/teacher --model IMDM=runs/student --evaluator runs/evaluator \\
-      --out runs/table --reference runs/coupling evaluation.samples=1024 evaluation.steps=[2,4,8]"""
+      --out runs/table --reference runs/coupling evaluation.samples=1024 evaluation.steps=2,4,8"""
 
 
 def main() -> None:
@@ -37,7 +37,8 @@ def main() -> None:
     from imdm_dist.coupling import Coupling
     from imdm_dist.data import prepare
     from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
-    from imdm_dist.training.checkpoint import load_model
+    from imdm_dist.pipeline.preflight import check_evaluation
+    from imdm_dist.training.inputs import given_config
 
     named = {}
     for entry in arguments.model:
@@ -49,11 +50,14 @@ def main() -> None:
         named[check_name(name, "the name of a --model")] = Path(path)
     if Path(arguments.out).exists():
         raise ValueError(f"{arguments.out} exists: give another --out, results are not overwritten")
-    base = replace(Config(), data=load_model(next(iter(named.values()))).config.data)
+    base = replace(Config(), data=given_config(next(iter(named.values())), "--model").data)
     config = load_over(base, arguments.config, arguments.overrides)
+    check_evaluation(config, named, arguments.evaluator, arguments.reference)
+    data = prepare(config.data)
+    check_evaluation(config, named, arguments.evaluator, arguments.reference)  # the tokens may be known only now
     reference = Coupling.open(arguments.reference).result_PL if arguments.reference else None
     candidates = {name: Candidate(path, reference) for name, path in named.items()}
-    print(table(evaluate(config, prepare(config.data), candidates, arguments.evaluator, arguments.out)))
+    print(table(evaluate(config, data, candidates, arguments.evaluator, arguments.out)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config, load_over, to_dict
 from imdm_dist.files import hash_json
+from imdm_dist.problems import refuse
 from imdm_dist.signals import EXIT_STOPPED, heed_signals, leaving_at_signals
 
 EXAMPLE = """examples:
@@ -56,10 +58,16 @@ def options(arguments: argparse.Namespace) -> list[str]:
     return [*(f"coupling.{name}={value}" for name, value in named.items() if value is not None), *arguments.overrides]
 
 
-def check_prompts(arguments: argparse.Namespace, config: Config) -> None:
-    """Raise ValueError if there are prompts and pairs do not start from masks alone."""
-    if arguments.prompts and config.coupling.kind != "plain":
-        raise ValueError("--prompts are completed from masks, not from perturbed text: add --plain")
+def prompt_problems(prompts: str | None, config: Config) -> Iterator[str]:
+    """What is wrong with the prompts, if anything, as far as it is seen before data are packed."""
+    if prompts is None:
+        return
+    if config.coupling.kind != "plain":
+        yield "--prompts are completed from masks, not from perturbed text: add --plain"
+    if config.data.source == "synthetic":
+        yield "--prompts needs text: the synthetic language has no tokenizer"
+    if not Path(prompts).is_file():
+        yield f"there is no prompt file {prompts}: give a text file with one prompt a line"
 
 
 def main() -> None:
@@ -73,24 +81,26 @@ def main() -> None:
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.parallel.environment import place_of_this_process
+    from imdm_dist.pipeline.preflight import coupling_problems
     from imdm_dist.pipeline.rollouts import generate_coupling, worker_count
-    from imdm_dist.training.checkpoint import load_model
+    from imdm_dist.training.inputs import given_config
     from imdm_dist.training.loop import train
 
     if arguments.config and not arguments.teacher:
         raise ValueError("--config goes with --teacher: name the run that is to roll out, e.g. --teacher runs/teacher")
     workers = worker_count(arguments.workers)
-    given = options(arguments)
-    if not arguments.teacher:  # what is wrong is said before a teacher is trained
-        check_prompts(arguments, load_config(Config, None, given))
     teacher = Path(arguments.teacher or EMBEDDED_TEACHER)
+    embedded = load_config(Config, EMBEDDED)
+    # The teacher's data under file, options and overrides, in rising precedence.
+    learned = given_config(teacher, "--teacher").data if arguments.teacher else embedded.data
+    config = load_over(replace(Config(), data=learned), arguments.config, options(arguments))
+    place = Path(arguments.out).parent if arguments.out else teacher.parent
+    # What is wrong is said before a teacher is trained, or text is packed.
+    refuse([*prompt_problems(arguments.prompts, config), *coupling_problems(config, learned, arguments.teacher, place)])
     if not arguments.teacher:
         print(f"no --teacher given: using {teacher} on the embedded text, trained if it is missing", file=sys.stderr)
-        if not train(load_config(Config, EMBEDDED), teacher):
+        if not train(embedded, teacher):
             raise SystemExit(EXIT_STOPPED)
-    # The teacher's data under file, options and overrides, in rising precedence.
-    config = load_over(replace(Config(), data=load_model(teacher).config.data), arguments.config, given)
-    check_prompts(arguments, config)
     identity: dict[str, Any] = {
         "teacher": str(teacher),
         **{name: to_dict(config)[name] for name in ("data", "coupling")},
@@ -98,8 +108,7 @@ def main() -> None:
     prompts_PL = None
     if arguments.prompts:
         data = prepare(config.data)
-        if data.tokenizer is None:
-            raise ValueError("--prompts needs text: the synthetic language has no tokenizer")
+        assert data.tokenizer is not None
         prompts_PL = read_prompts(arguments.prompts, data.tokenizer, data.train.length)
         identity["prompts"] = prompts_PL.tolist()
     folder = Path(arguments.out or teacher.parent / f"coupling-{hash_json(identity)[:8]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from imdm_dist.cli import guarded
@@ -16,6 +17,7 @@ EXAMPLE = """examples:
   python tools/pipeline.py here configs/pipeline/owt_860m.yaml --stage redi    in a batch script (slurm/*.sh)
   python tools/pipeline.py provenance runs/owt_860m/redi-0a1b2c3d
 Settings win over the file's, in all stages or in one: train.seed=1 teacher/resources.nodes=4
+Without settings, status takes those of the last run or here.
 Giving a command again is always safe: what is whole is kept, what was cut off goes on."""
 
 
@@ -69,8 +71,13 @@ def main() -> None:
 
     chain = load_chain(arguments.chain, arguments.overrides)
     if arguments.command == "status":
+        from imdm_dist.pipeline.order import remembered
         from imdm_dist.pipeline.status import status, status_text
 
+        last = remembered(arguments.root / chain.name)
+        if last and not arguments.overrides:
+            chain = load_chain(arguments.chain, last)
+            print(f"with the settings it was last run with: {' '.join(last)}", file=sys.stderr)
         print(status_text(status(chain, arguments.root)))
     elif arguments.command == "cancel":
         from imdm_dist.pipeline.cluster import cancel_chain
@@ -84,12 +91,13 @@ def main() -> None:
     elif getattr(arguments, "dry_run", False):
         raise ValueError("--dry-run says what would be submitted: leave out --local, or take status")
     else:
-        from imdm_dist.pipeline.here import make_here, prepare_data
+        from imdm_dist.pipeline.here import make_here
+        from imdm_dist.pipeline.runner import prepare_data
 
         wanted = getattr(arguments, "stage", None)
         stages = needed(chain, wanted) if wanted else chain.stages
         if getattr(arguments, "data", False):
-            prepare_data(stages)
+            prepare_data(chain, stages)
             return
         only = getattr(arguments, "only", False)
         if only and not wanted:

@@ -10,7 +10,7 @@ from imdm_dist.config import Config, load_config
 EPILOG = """examples:
   python tools/prepare_data.py                                  the embedded English
   python tools/prepare_data.py --config my_run.yaml data.length=64
-  python tools/prepare_data.py data.source=files data.train=[train.txt] data.valid=[valid.txt] data.root=my_texts
+  python tools/prepare_data.py data.source=files data.train=train.txt data.valid=valid.txt data.root=my_texts
 """
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from imdm_dist.cli import guarded
-from imdm_dist.config import Config, load_config
+from imdm_dist.config.run import load_run
 from imdm_dist.signals import interrupted
 
 EXAMPLE = """examples:
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     given = {option.replace("-", "_"): getattr(arguments, option.replace("-", "_")) for option in OPTIONS}
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
-    config = load_config(Config, arguments.config, [*options, *arguments.overrides])
+    config = load_run(arguments.folder, arguments.config, [*options, *arguments.overrides])
     from imdm_dist.launch.submit import script, submit
     from imdm_dist.pipeline.preflight import check_folder, check_run
 

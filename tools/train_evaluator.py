@@ -10,7 +10,7 @@ from imdm_dist.config import Config, load_config
 EPILOG = """examples:
   python tools/train_evaluator.py --out runs/evaluator
       on the embedded English
-  python tools/train_evaluator.py --out runs/evaluator data.source=files data.train=[train.txt] data.valid=[valid.txt]
+  python tools/train_evaluator.py --out runs/evaluator data.source=files data.train=train.txt data.valid=valid.txt
       on text of your own; with --config FILE the settings come from a YAML file, and those given here go over it
 """
 

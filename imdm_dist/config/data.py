@@ -44,6 +44,6 @@ class DataConfig:
         require(self.bpe_size >= 300, f"data.bpe_size is {self.bpe_size}: a byte-level BPE needs 300 or more")
         require(
             self.source != "files" or bool(self.train and self.valid),
-            "data.source=files needs data.train and data.valid: give files of each, e.g. data.train=[train.txt]",
+            "data.source=files needs data.train and data.valid: give files of each, e.g. data.train=train.txt",
         )
         require(self.source != "hub" or bool(self.name), "data.source=hub needs data.name, e.g. data.name=openwebtext")

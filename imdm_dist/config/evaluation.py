@@ -56,3 +56,7 @@ class EvaluatorConfig:
     def __post_init__(self) -> None:
         for name in ("hidden_dim", "n_blocks", "n_heads", "steps", "batch"):
             require(getattr(self, name) >= 1, f"evaluator.{name} is {getattr(self, name)}: set it to 1 or more")
+        require(
+            self.hidden_dim % self.n_heads == 0,
+            f"evaluator.hidden_dim={self.hidden_dim} must be a multiple of evaluator.n_heads={self.n_heads}",
+        )

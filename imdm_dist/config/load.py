@@ -26,15 +26,25 @@ def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] 
     Raises:
         ValueError: an unreadable file, an unknown setting, a value of a wrong type or out of its range.
     """
-    layers = [(f"in {path}", read_yaml(path))] if path is not None else []
+    layers = [(f"in {path}", _settings_of(path))] if path is not None else []
     return build(cls, [*layers, ("on the command line", parse_overrides(cls, overrides))])
 
 
 def load_over(base: T, path: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """As `load_config`, with the settings of `base`, such as a trained model's, in place of the defaults."""
     layers = [("in what it starts from", to_dict(base))]
-    layers += [(f"in {path}", read_yaml(path))] if path else []
+    layers += [(f"in {path}", _settings_of(path))] if path else []
     return build(type(base), [*layers, ("on the command line", parse_overrides(type(base), overrides))])
+
+
+def _settings_of(path: str | Path) -> dict[str, Any]:
+    content = read_yaml(path)
+    if "stages" in content:
+        raise ValueError(
+            f"{path} is a chain of stages, not the settings of one run: give it to tools/run_chain.py or "
+            "tools/pipeline.py, or take a file of settings such as configs/embedded.yaml"
+        )
+    return content
 
 
 def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "the given settings") -> T:
@@ -90,6 +100,8 @@ def _parse_value(kind: Any, text: str, where: str) -> Any:
         return text
     if kind == tuple[str, ...] and text and not quoted and not text.startswith("["):
         return text
+    if get_origin(kind) is tuple and "," in text and not quoted and not text.startswith("["):
+        text = f"[{text}]"  # of numbers: brackets mean something to the shell
     return parse_yaml(text, where)
 
 

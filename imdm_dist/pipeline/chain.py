@@ -59,6 +59,8 @@ class Chain:
 
     name: str
     stages: tuple[Stage, ...]
+    overrides: tuple[str, ...] = field(default=(), compare=False)
+    """Settings that won over the file's."""
 
     def stage(self, name: str) -> Stage:
         """The stage of that name."""
@@ -81,13 +83,14 @@ def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
     form = "a chain has name, base and stages (see configs/embedded_chain.yaml)"
     for key in content:
         if key not in ("name", "base", "stages"):
-            raise ValueError(f"{path} has an unknown key {key}: {form}")
+            raise ValueError(f"{path} has an unknown key {key}: {form}{_of_a_run(content)}")
     if not content.get("stages"):
         raise ValueError(f"{path} has no stages: {form}")
     base = check_section(content.get("base"), f"base of {path}")
     name = Path(path).stem if content.get("name") is None else content["name"]
     check_name(name, f"name of {path}")
     check_entries(path, content["stages"])
+    given = tuple(overrides)
     entries, overrides = _with_evaluators(content["stages"], overrides)
     check_entries(path, entries)
     names = [entry["name"] for entry in entries]
@@ -95,7 +98,13 @@ def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
         stage, slash, _ = override.split("=")[0].partition("/")
         if slash and stage not in names:
             raise ValueError(f"{override}: there is no stage {stage}; stages are {', '.join(names)}")
-    return Chain(name, tuple(_stage(path, base, entry, overrides) for entry in entries))
+    return Chain(name, tuple(_stage(path, base, entry, overrides) for entry in entries), given)
+
+
+def _of_a_run(content: Mapping[str, Any]) -> str:
+    """What to say of a file that holds the settings of one run."""
+    sections = {one.name for one in fields(Config)}
+    return "; settings of one run go to tools/train.py --config" if sections & content.keys() else ""
 
 
 def _with_evaluators(

@@ -12,7 +12,7 @@ from imdm_dist.launch import slurm
 from imdm_dist.launch.submit import minutes_of
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
-from imdm_dist.pipeline.order import freeze
+from imdm_dist.pipeline.order import freeze, remember
 from imdm_dist.pipeline.preflight import preflight
 from imdm_dist.pipeline.survey import UNPREPARED, Found, survey
 from imdm_dist.pipeline.work import SEVERAL
@@ -47,8 +47,10 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
     if dry:
         for stage in chain.stages:
             job = f", job {live[stage.name].id} is in the queue" if stage.name in live else ""
-            print(f"{stage.name}: {found[stage.name].state}{job or _reason(found[stage.name])}", file=sys.stderr)
+            asks = "" if job or found[stage.name].state == "whole" else f"; {job_text(stage)}"
+            print(f"{stage.name}: {found[stage.name].state}{job or _reason(found[stage.name])}{asks}", file=sys.stderr)
         return {}
+    remember(home, chain.overrides)
     frozen = freeze(chain_yaml(chain), home)
     new: dict[str, Submitted] = {}
     kept: dict[str, Submitted] = {}
@@ -79,6 +81,23 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
             slurm.cancel(job.id for job in new.values())
         raise
     return kept | new
+
+
+def job_text(stage: Stage) -> str:
+    """What the job of a stage asks for, in words; what is not said is the site's to choose."""
+    resources, one = stage.config.resources, stage.kind not in SEVERAL
+    nodes = 1 if one else resources.nodes
+    gpus = min(1, resources.gpus_per_node) if one else resources.gpus_per_node
+    tasks = 1 if one else resources.tasks
+    jobs = resources.array if stage.kind == "coupling" else 1
+    words = [
+        f"{nodes} node{'s' * (nodes > 1)}",
+        f"{gpus} GPU{'s' * (gpus != 1)} and {tasks} process{'es' * (tasks > 1)} on each",
+        f"time {resources.time or 'limit of the partition'}",
+        f"partition {resources.partition}" if resources.partition else "",
+        f"an array of {jobs} such jobs" if jobs > 1 else "",
+    ]
+    return ", ".join(filter(None, words))
 
 
 def _reason(found: Found) -> str:

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imdm_dist.data import prepare
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageInterrupted, StageStopped, back_to_the_queue
 from imdm_dist.parallel.environment import env_number
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.identity import claimed_digest
-from imdm_dist.pipeline.order import freeze, write_order
+from imdm_dist.pipeline.order import freeze, remember, write_order
 from imdm_dist.pipeline.preflight import preflight
-from imdm_dist.pipeline.runner import make_stages
+from imdm_dist.pipeline.runner import make_stages, prepare_data
 from imdm_dist.pipeline.survey import survey
 from imdm_dist.pipeline.work import SEVERAL
 from imdm_dist.provenance import versions
@@ -38,7 +37,11 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
     home = root / chain.name
     found = survey(chain, home, quick=True)
     todo = [stage for stage in stages if found[stage.name].state != "whole"]
-    preflight(chain, todo[-1:] if only else todo, root, local or _tasks(), in_job=True)
+    todo = todo[-1:] if only else todo
+    preflight(chain, todo, root, local or _tasks(), in_job=True)
+    if not only:  # which a job of a submitted chain does, whose settings are frozen
+        remember(home, chain.overrides)
+    prepare_data(chain, todo)
     print(_place(local), file=sys.stderr)
     frozen = freeze(chain_yaml(chain), home)
     with Driver(local) as driver:
@@ -80,9 +83,3 @@ def _place(local: int) -> str:
     restarts = env_number("SLURM_RESTART_COUNT", 0)
     again = f", start {restarts + 1}" if restarts else ""
     return f"job {slurm.own_job()}{again}: {_tasks()} processes on {have['SLURM_JOB_NODELIST']}; {made_with}"
-
-
-def prepare_data(stages: Sequence[Stage]) -> None:
-    """Pack the text of stages, so that they need not."""
-    for stage in stages:
-        prepare(stage.config.data)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imdm_dist.cli import guarded
 from imdm_dist.files import hash_json, publish_file, read_json, write_json
 from imdm_dist.signals import EXIT_STOPPED, heed_signals, leave_stopped
+
+OVERRIDES = "overrides.json"
 
 
 def freeze(text: str, home: Path) -> Path:
@@ -18,6 +20,16 @@ def freeze(text: str, home: Path) -> Path:
         with publish_file(path) as aside:
             aside.write_text(text, encoding="utf-8")
     return path
+
+
+def remember(home: Path, overrides: Sequence[str]) -> None:
+    """Keep the settings that a chain was last asked for with, beside its file's."""
+    write_json(home / OVERRIDES, list(overrides))
+
+
+def remembered(home: Path) -> list[str]:
+    """Those settings; none if the chain was never asked for."""
+    return list(read_json(home / OVERRIDES)) if (home / OVERRIDES).exists() else []
 
 
 def write_order(home: Path, chain: Path, stage: str, folders: Mapping[str, Path]) -> Path:

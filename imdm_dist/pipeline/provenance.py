@@ -11,6 +11,10 @@ from imdm_dist.files import read_record
 from imdm_dist.pipeline.survey import MARK
 
 IMPORTED = "import.json"
+LONG = 60
+"""Characters of a value from which on it is said once."""
+Told = dict[str, str]
+"""Folders and long values that have been told, and the folder where."""
 
 
 def provenance(folder: Path | str) -> str:
@@ -22,10 +26,10 @@ def provenance(folder: Path | str) -> str:
     folder = Path(folder)
     if read_record(folder / MARK) is None:
         raise ValueError(f"{folder} has no {MARK}: give the folder of a whole stage, such as tools/pipeline.py lists")
-    return "\n".join(_history(folder, 0, set()))
+    return "\n".join(_history(folder, 0, {}))
 
 
-def _history(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
+def _history(folder: Path, depth: int, told: Told) -> Iterator[str]:
     gap = "    " * depth
     mark = read_record(folder / MARK)
     if mark is None:
@@ -33,15 +37,16 @@ def _history(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
         return
     identity = mark["identity"]
     yield f"{gap}{folder.name}: {identity['kind']}, digest {mark['digest'][:16]}"
-    if folder.resolve() in told:
+    if str(folder.resolve()) in told:
         yield f"{gap}  (as above)"
         return
-    told.add(folder.resolve())
-    yield f"{gap}  code: {', '.join(f'{name} {version}' for name, version in mark['versions'].items())}"
+    told[str(folder.resolve())] = folder.name
+    code = ", ".join(f"{name} {version}" for name, version in mark["versions"].items())
+    yield f"{gap}  code: {_once(code, folder, told)}"
     for name, value in identity["settings"].items():
-        yield f"{gap}  {name}: {json.dumps(value)}"
+        yield f"{gap}  {name}: {_once(json.dumps(value), folder, told)}"
     for split, settings in mark["text"].items():
-        yield f"{gap}  {split} text: {_text(settings)}"
+        yield f"{gap}  {split} text: {_once(_text(settings), folder, told)}"
     for name, where in mark["inputs"].items():
         yield f"{gap}  from {name}:"
         if Path(where).name != where:
@@ -50,16 +55,29 @@ def _history(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
             yield from _history(folder.parent / where, depth + 1, told)
 
 
+def _once(value: str, folder: Path, told: Told) -> str:
+    """A value, or which folder above had the same if it is long."""
+    if len(value) <= LONG:
+        return value
+    first = told.setdefault(value, folder.name)
+    return value if first == folder.name else f"as {first}"
+
+
 def _text(settings: dict[str, Any]) -> str:
     """What rows were made from: how they were read, then name, size and hash of each file."""
     about = {key: value for key, value in settings.items() if key not in ("text", "split", "format")}
     return f"{json.dumps(about)}, files {json.dumps(settings.get('text', []))}"
 
 
-def _given(folder: Path, depth: int, told: set[Path]) -> Iterator[str]:
+def _imported(report: dict[str, Any]) -> str:
+    """The account of an import, without its lists of every tensor."""
+    return json.dumps({key: len(value) if key in ("used", "renamed") else value for key, value in report.items()})
+
+
+def _given(folder: Path, depth: int, told: Told) -> Iterator[str]:
     gap = "    " * depth
     if imported := read_record(folder / IMPORTED):
-        yield f"{gap}imported: {json.dumps(imported)}"
+        yield f"{gap}imported: {_imported(imported)}"
     elif (folder / MARK).exists():
         yield from _history(folder, depth, told)
     else:

@@ -14,8 +14,10 @@ from imdm_dist.files import write_json
 from imdm_dist.parallel.environment import place_of_this_process
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import result_digest
+from imdm_dist.pipeline.order import remember
+from imdm_dist.pipeline.preflight import check_agreement, preflight
 from imdm_dist.pipeline.rollouts import worker_count
-from imdm_dist.pipeline.survey import MARK, Found, look
+from imdm_dist.pipeline.survey import MARK, Found, look, survey
 from imdm_dist.pipeline.work import work
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
@@ -35,8 +37,8 @@ def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dic
         Folder of every stage by name. The same is written to chain.json in the chain's folder.
 
     Raises:
-        ValueError: a stage's settings or inputs do not fit, an evaluator is not to be found, or a stage failed; or a
-            launcher started several processes.
+        ValueError, ProblemsError: a stage's settings or inputs do not fit, or a stage failed; or a launcher started
+            several processes.
     """
     if (ranks := place_of_this_process().world) > 1:
         raise ValueError(
@@ -44,24 +46,24 @@ def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dic
             "or the chain by tools/pipeline.py"
         )
     worker_count(workers)  # what is wrong is said before anything runs
-    find_evaluators(chain.stages, chain)
+    found = survey(chain, Path(root) / chain.name, quick=True)
+    todo = [stage for stage in chain.stages if found[stage.name].state != "whole"]
+    preflight(chain, todo, Path(root), world=1, in_job=True)
+    remember(Path(root) / chain.name, chain.overrides)
+    prepare_data(chain, todo)
     return make_stages(chain, chain.stages, root, lambda stage, folders: work(chain, stage, folders, workers))
 
 
-def find_evaluators(stages: Sequence[Stage], chain: Chain) -> None:
-    """Check that evaluators which are no stages exist.
+def prepare_data(chain: Chain, stages: Sequence[Stage]) -> None:
+    """Pack the text of stages, so that they need not, and check what was not known of their tokens before.
 
     Raises:
-        ValueError: one does not.
+        ValueError, ProblemsError: text is missing or wrong, or what a stage starts from does not fit it.
     """
     for stage in stages:
-        if stage.evaluator and stage.evaluator not in chain.inputs(stage):
-            from imdm_dist.evaluation.causal_lm import find_causal_lm  # seconds to import
-
-            try:
-                find_causal_lm(stage.evaluator)
-            except ValueError as error:
-                raise ValueError(f"stage {stage.name}: {error} ({stage.name}/evaluator=PATH)") from None
+        if stage.kind != "given":
+            prepare(stage.config.data)
+    check_agreement(chain, stages)
 
 
 def make_stages(
@@ -120,7 +122,7 @@ def _make(found: Found, folders: Mapping[str, Path], worker: Worker) -> str:
         "digest": digest,
         # Beside this folder, but for what was given.
         "inputs": {name: _from(folder.parent, folders[name]) for name in identity["inputs"]},
-        "text": {"train": data.train.settings, "valid": data.valid.settings},
+        "text": {"train": data.train.settings | data.train.origin, "valid": data.valid.settings | data.valid.origin},
         "seconds_of_last_run": round(time.monotonic() - started, 1),
         "versions": versions(),
     }

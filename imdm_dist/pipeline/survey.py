@@ -60,6 +60,8 @@ def look(
         identity = stage_identity(stage, {name: digests[name] for name in inputs}, may_build)
     except NotPreparedError:
         return Found(stage, "waiting", UNPREPARED)
+    except ValueError as error:  # of its text or tokenizer
+        return Found(stage, "waiting", in_a_line(error))
     folder = home / f"{stage.name}-{hash_json(identity)[:8]}"
     mark = read_record(folder / MARK)
     if mark is None:

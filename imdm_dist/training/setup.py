@@ -19,6 +19,7 @@ from imdm_dist.objectives.flops import run_steps
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.checkpoint import initialise, load_model
 from imdm_dist.training.checkpoint_files import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
+from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
 
 SHAPING_SETTINGS = ("train.global_batch", "train.seed", "engine.precision")
 """Settings of the train and engine sections that shape what a step does, and so may not change on resume. How the
@@ -60,7 +61,11 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
     """
     last = total_steps(config)
     cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
+    if resume is not None:
+        check_same_data(resume.state["config"]["data"], config.data)
+    check_inputs(config)  # before hours of packing
     data = prepare(config.data)
+    check_inputs(config)  # the tokenizer may be known only now
     torch.manual_seed(config.train.seed)
     model = DiT(config.model, data.train.vocab_size, data.train.mask_id)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
@@ -162,8 +167,10 @@ def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str,
             )
     if state["provenance"] != provenance:
         changed = sorted(name for name in provenance if state["provenance"].get(name) != provenance[name])
+        settings = changed_data(state["config"]["data"], config.data) if "data" in changed else {}
+        about = f" with {words_of(settings)}" if settings else ""
         raise ValueError(
-            f"the checkpoint of this folder was made from another {', '.join(changed)}: use another folder"
+            f"the checkpoint of this folder was made from another {', '.join(changed)}{about}: use another folder"
         )
 
 

@@ -93,7 +93,9 @@ def test_a_given_teacher_that_is_damaged(refused: Callable[[Chain, Path], str], 
     (weights,) = teacher.glob("step-00000002/weights*")
     weights.write_bytes(weights.read_bytes()[:-1])
     said = refused(load_chain(home / "given.yaml", [f"teacher/inputs.init={teacher}"]), tmp_path / "runs")
-    assert re.search("stage teacher is to be given: .*/teacher holds no whole checkpoint", said), said
+    assert re.search("stage teacher: .*/teacher holds no whole checkpoint: .*weights.* is missing or damaged", said), (
+        said
+    )
 
 
 def test_what_submitit_is_asked_for(cluster: Cluster, home: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,0 +1,197 @@
+"""What a run starts from, held against its settings by records and headers alone: no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imdm_dist.config import from_dict, to_dict
+from imdm_dist.config.data import DataConfig
+from imdm_dist.config.model import ModelConfig
+from imdm_dist.config.names import Weights
+from imdm_dist.config.schema import Config
+from imdm_dist.coupling.manifest import read_manifest
+from imdm_dist.data.prepare import NotPreparedError, prepare
+from imdm_dist.data.tokens import Tokens, tokens_of
+from imdm_dist.model import DiT
+from imdm_dist.problems import refuse
+from imdm_dist.training.checkpoint_files import PATTERN, glance
+
+_PLACES = {"root", "train", "valid", "name", "text_field", "tokenizer", "cache"}
+"""Settings of the section data that may differ where the rows are the same."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What is known of a model without its weights."""
+
+    model: ModelConfig
+    tokens: Tokens
+    """Of what it was or will be trained on."""
+
+
+def given_model(folder: Path, setting: str, weights: Weights | None = None) -> ModelRecord:
+    """The model of a run or checkpoint that is there.
+
+    Args:
+        setting: what names it, for the message.
+        weights: look at the files of these; None looks at all.
+
+    Raises:
+        ValueError: it is not there, or a file of it is missing, cut off or something else.
+    """
+    state = _state(folder, setting, weights)
+    config = from_dict(Config, state["config"], where=f"the checkpoint of {setting}")
+    model, data = state["model"], config.data
+    name = "synthetic" if data.source == "synthetic" else data.tokenizer
+    most = data.bpe_size + 1 if name == "embedded" else model["vocab_size"]
+    fingerprint = state["provenance"]["tokenizer"]
+    tokens = Tokens(name, model["length"], most, model["vocab_size"], model["mask_id"], fingerprint)
+    return ModelRecord(config.model, tokens)
+
+
+def given_config(folder: Path, setting: str) -> Config:
+    """The settings of a run or checkpoint that is there; as `given_model`."""
+    return from_dict(Config, _state(folder, setting, "ema")["config"], where=f"the checkpoint of {setting}")
+
+
+def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any]:
+    if not (folder / "state.json").exists() and not any(folder.glob(PATTERN)):
+        raise ValueError(
+            f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
+            "made into one by tools/import_checkpoint.py"
+        )
+    return glance(folder, {None: "", "ema": "ema", "raw": "weights"}[weights]).state
+
+
+def misfits(given: ModelRecord, config: Config, ours: Tokens) -> Iterator[str]:
+    """What keeps a run of `config` from starting at a model's weights."""
+    theirs, wanted = given.model, config.model
+    same = True
+    for name in ("hidden_dim", "n_blocks", "n_heads", "cond_dim", "attention_soft_cap"):
+        there, here = getattr(theirs, name), getattr(wanted, name)
+        if there != here:
+            same = False
+            yield f"has model.{name}={there}, here it is {here}: set model.{name}={there}"
+    if unlike := given.tokens.unlike(ours, length=False):
+        yield unlike
+    ours_by_name = _sizes(wanted)
+    if same and any(ours_by_name.get(name) != size for name, size in _sizes(theirs).items()):
+        differing = [name for name in vars(theirs.mask) if getattr(theirs.mask, name) != getattr(wanted.mask, name)]
+        there, here = (
+            ", ".join(f"model.mask.{name}={getattr(mask, name)}" for name in differing)
+            for mask in (theirs.mask, wanted.mask)
+        )
+        yield f"has {there}, here it is {here}: give both the same"
+
+
+def _sizes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        dit = DiT(model, 3, 2)
+    return {name: tuple(parameter.shape) for name, parameter in dit.named_parameters()}
+
+
+def coupling_tokens(folder: Path) -> Tokens:
+    """The tokens of a finished coupling.
+
+    Raises:
+        ValueError: it is not there, unfinished, or a shard is missing or cut off.
+    """
+    plan = read_manifest(folder)["plan"]
+    return Tokens("", plan["length"], plan["vocab_size"], plan["vocab_size"], plan["mask_id"])
+
+
+def coupling_misfit(theirs: Tokens, ours: Tokens) -> str | None:
+    """What keeps a run from learning a coupling's pairs, if anything; a coupling does not know its tokenizer."""
+    known = ours.vocab_size is not None and theirs.vocab_size is not None
+    differing = [
+        (name, there, here)
+        for name, there, here in (
+            ("vocabulary", theirs.vocab_size, ours.vocab_size),
+            ("mask", theirs.mask_id, ours.mask_id),
+            ("length", theirs.length, ours.length),
+        )
+        if there != here and (known or name == "length")
+    ]
+    if not differing:
+        return None
+    words = ", ".join(f"{name} {there}, the data {here}" for name, there, here in differing)
+    return f"has {words}: make it again with this data.* configuration"
+
+
+def check_inputs(config: Config) -> None:
+    """Check what `inputs` names, against what is known of the data by now.
+
+    Raises:
+        ValueError, ProblemsError: something is missing, cut off or does not fit.
+    """
+    refuse(_input_problems(config))
+
+
+def _input_problems(config: Config) -> Iterator[str]:
+    inputs, ours = config.inputs, None
+    if inputs.init or inputs.coupling:
+        try:
+            ours = tokens_of(config.data)
+        except ValueError as error:
+            yield str(error)
+    if inputs.init:
+        try:
+            given = given_model(Path(inputs.init), "inputs.init", inputs.init_weights)
+        except ValueError as error:
+            yield str(error)
+        else:
+            for problem in misfits(given, config, ours) if ours else ():
+                yield f"the model of inputs.init={inputs.init} {problem}"
+    if config.objective.kind != "redi":
+        return
+    if not inputs.coupling:
+        yield "objective.kind=redi trains on a coupling: set inputs.coupling to its folder"
+        return
+    try:
+        theirs = coupling_tokens(Path(inputs.coupling))
+    except ValueError as error:
+        yield str(error)
+    else:
+        if ours and (unlike := coupling_misfit(theirs, ours)):
+            yield f"the coupling of inputs.coupling={inputs.coupling} {unlike}"
+
+
+def check_same_data(before: dict[str, Any], config: DataConfig) -> None:
+    """Check that a run that goes on has the settings of its data, before anything is packed for others.
+
+    Args:
+        before: the section data of the checkpoint to go on from.
+
+    Raises:
+        ValueError: settings differ that make other rows of any text, and these rows are not there.
+    """
+    changed = changed_data(before, config)
+    trained = "embedded" in changed.get("data.tokenizer", ())
+    if not trained and all(name.removeprefix("data.") in _PLACES for name in changed):
+        return
+    try:
+        prepare(config, may_build=False)
+    except NotPreparedError:
+        raise ValueError(
+            f"the run of this folder was made with {words_of(changed)}: give it again, or use another folder"
+        ) from None
+
+
+def changed_data(before: dict[str, Any], config: DataConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings of the section data that differ, before and now; where rows are kept is of no matter."""
+    ours = to_dict(config)
+    return {
+        f"data.{name}": (before[name], ours[name])
+        for name in ours
+        if name != "cache" and name in before and before[name] != ours[name]
+    }
+
+
+def words_of(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Changed settings in a message."""
+    return ", ".join(f"{name}={old} (now {new or 'empty'})" for name, (old, new) in changed.items())

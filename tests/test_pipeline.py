@@ -194,9 +194,9 @@ def test_resources_as_sbatch_and_submitit_read_them():
     assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-12:30:00"} <= set(options)
     assert {"--signal=B:USR1@300", "--requeue", "--open-mode=append", "--constraint=h100"} <= set(options)
     assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(sbatch_options(resources, one=True))
-    words = slurm_parameters(resources, "run")
+    words = slurm_parameters(resources, Path("run"))
     assert (words["time"], words["nodes"], words["ntasks_per_node"]) == (36 * 60 + 30, 2, 8)
-    assert [slurm_parameters(ResourcesConfig(time=time), "run")["time"] for time in ("", "0")] == [24 * 60, 0]
+    assert [slurm_parameters(ResourcesConfig(time=time), Path("run"))["time"] for time in ("", "0")] == [24 * 60, 0]
     assert words["additional_parameters"] == {"requeue": True, "constraint": "h100", "exclusive": True}
 
 

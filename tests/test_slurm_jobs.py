@@ -20,7 +20,7 @@ from imdm_dist.coupling.progress import progress
 from imdm_dist.data import prepare
 from imdm_dist.launch import slurm
 from imdm_dist.launch.__main__ import main
-from imdm_dist.launch.restarts import count_crash
+from imdm_dist.launch.restarts import count_crash, refusal
 from imdm_dist.launch.restarts import progress as made
 from imdm_dist.launch.submit import script
 from imdm_dist.pipeline import load_chain
@@ -332,6 +332,21 @@ def test_processes_that_do_not_wait_for_each_other_start_again_in_place(hosts: F
     assert launch(monkeypatch, tmp_path, once, "--apart", "--restarts", "1") == 0
     assert hosts.asked == []
     assert "ended with exit code 9: see the messages above; started again\n" in capfd.readouterr().err
+
+
+def test_a_job_of_submitit_of_which_a_process_died(hosts: FakeSlurm, tmp_path, monkeypatch):
+    run = tmp_path / "a run"
+    (tmp_path / "job.sh").write_text(script(tiny_chain(tmp_path).stage("teacher").config, run))
+    (hosts.folder / "srun").write_text("#!/bin/sh\nexit $CODE\n")
+
+    def end(code: int) -> tuple[int, list[str]]:
+        done = subprocess.run(["bash", tmp_path / "job.sh"], env={**os.environ, "CODE": str(code)})
+        return done.returncode, hosts.asked
+
+    assert end(EXIT_STOPPED) == (EXIT_STOPPED, [])
+    assert end(137) == (137, ["scontrol requeue 7"])
+    refusal(run).touch()
+    assert end(1) == (1, ["scontrol requeue 7"])
 
 
 def test_crashes_are_counted_anew_after_progress(tmp_path):

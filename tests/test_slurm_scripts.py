@@ -77,6 +77,14 @@ def test_the_call_of_a_general_script(name: str) -> None:
     assert called(ROOT / "slurm" / name, "runs/x", "a=1") == GENERAL[name].format(home=ROOT).split()
 
 
+@pytest.mark.parametrize("name", [*(script.name for script in SCRIPTS), "train.sh", "gen_coupling.sh"])
+def test_the_logs_of_an_array_have_its_numbers(name: str) -> None:
+    said = options(ROOT / "slurm" / name)
+    # --array=0-3 on the command line wins over that of gen_coupling.sh, and its name of a log must do for both.
+    assert ("array" in said) == (name.endswith("coupling.sh"))
+    assert said["output"] == ("%x-%A_%a.log" if "array" in said else "%x-%j.log")
+
+
 @by_name
 def test_it_asks_for_what_its_stage_asks_for(script: Path) -> None:
     _, stage, _ = stage_of(script)

@@ -131,18 +131,29 @@ def free_port() -> int:
             return port
 
 
+def still_runs() -> bool:
+    """Whether SLURM lets this job run: not if it ends it, or starts it again, by itself, which is then printed."""
+    job = slurm.own_job()
+    try:
+        state = slurm.state_of(job)
+    except ValueError as error:
+        print(f"job {job} cannot go back to the queue ({error}): submit it again to go on", file=sys.stderr)
+        return False
+    if state != "RUNNING":
+        print(f"job {job} is {state}: nothing more to do here", file=sys.stderr)
+    return state == "RUNNING"
+
+
 def back_to_the_queue() -> bool:
     """Have SLURM start this job again, unless it does that, or ended it, by itself.
 
     Returns:
         whether the job is back in the queue by this call.
     """
+    if not still_runs():
+        return False
     job = slurm.own_job()
     try:
-        state = slurm.state_of(job)
-        if state != "RUNNING":
-            print(f"job {job} is {state}: nothing more to do here", file=sys.stderr)
-            return False
         slurm.requeue(job)
     except ValueError as error:
         print(f"job {job} cannot go back to the queue ({error}): submit it again to go on", file=sys.stderr)

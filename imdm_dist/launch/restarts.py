@@ -1,4 +1,4 @@
-"""A job of which a process died goes back to the queue, but not for ever.
+"""A job of which a process died goes back to the queue, but not for ever; as a module, for Submitit's batch script.
 
 What is wrong with a machine is often right on the next one, or the next time; a fault of the program is not. So the
 restarts without progress are counted, in a file beside the logs: SLURM's own count has time limits and preemptions in
@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from imdm_dist.cli import guarded
 from imdm_dist.files import read_json, write_json
 from imdm_dist.launch import slurm
-from imdm_dist.launch.driver import StageCrashed, back_to_the_queue
+from imdm_dist.launch.driver import StageCrashed, back_to_the_queue, still_runs
 from imdm_dist.signals import EXIT_STOPPED
 
 
@@ -29,6 +30,8 @@ def restart(error: StageCrashed, folder: Path, logs: Path, restarts: int) -> NoR
         SystemExit: it has been put back (`EXIT_STOPPED`).
         StageCrashed: it may not, or SLURM does not take it; or it has ended the job, or started it again, by itself.
     """
+    if not still_runs():
+        raise error
     count = count_crash(logs / f"restarts-{slurm.own_job()}.json", f"{folder.name}: {progress(folder)}")
     if count > restarts:
         raise StageCrashed(
@@ -53,3 +56,19 @@ def progress(folder: Path) -> str:
     """What is there of a run or a coupling: its newest checkpoint and the number of its shards."""
     newest = max((path.name for path in folder.glob("step-*")), default="no checkpoint")
     return f"{newest}, {len(list(folder.glob('shard-*.parquet')))} shards"
+
+
+def refusal(folder: Path) -> Path:
+    """A file that says that a run's last job by Submitit ended by what the user has to mend."""
+    return folder / "logs" / "refused"
+
+
+def main() -> None:
+    """Put this job back into the queue: `python -m imdm_dist.launch.restarts FOLDER RESTARTS`."""
+    folder, restarts = Path(sys.argv[1]), int(sys.argv[2])
+    if not refusal(folder).exists():
+        restart(StageCrashed("a process of this job died: see its logs"), folder, folder / "logs", restarts)
+
+
+if __name__ == "__main__":
+    guarded(main)

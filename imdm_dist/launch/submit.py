@@ -14,6 +14,7 @@ from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.launch import slurm
 from imdm_dist.launch.submitit_job import TIMEOUTS, TrainJob
+from imdm_dist.signals import EXIT_STOPPED
 
 LOGS = "submitit"
 """Folder in the run's folder for Submitit's scripts, pickles and logs."""
@@ -46,7 +47,7 @@ def submit(config: Config, folder: Path, local: bool) -> Any:
             executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=TIMEOUTS)
         except RuntimeError as error:
             raise ValueError(f"{error} Run this on a login node, or with --local or --dry-run") from None
-        executor.update_parameters(**slurm_parameters(resources, folder.name))
+        executor.update_parameters(**slurm_parameters(resources, folder))
     try:
         return executor.submit(TrainJob(config, folder.resolve()))
     except submitit.core.utils.FailedJobError as error:
@@ -65,7 +66,7 @@ def script(config: Config, folder: Path) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder / LOGS))}"
-    return str(_make_sbatch_string(command, folder / LOGS, **slurm_parameters(config.resources, folder.name)))
+    return str(_make_sbatch_string(command, folder / LOGS, **slurm_parameters(config.resources, folder)))
 
 
 def _check_name(folder: Path) -> None:
@@ -77,8 +78,8 @@ def _check_name(folder: Path) -> None:
         )
 
 
-def slurm_parameters(resources: ResourcesConfig, name: str) -> dict[str, Any]:
-    """Resources in Submitit's words."""
+def slurm_parameters(resources: ResourcesConfig, folder: Path) -> dict[str, Any]:
+    """Resources in Submitit's words, for a run in `folder`."""
     given: dict[str, Any] = {
         "partition": resources.partition,
         "account": resources.account,
@@ -92,13 +93,13 @@ def slurm_parameters(resources: ResourcesConfig, name: str) -> dict[str, Any]:
         key, equals, value = option.lstrip("-").partition("=")
         further[key] = value if equals else True
     return {
-        "job_name": name,
+        "job_name": folder.absolute().name,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.tasks,
         "time": _minutes(resources),
         "signal_delay_s": resources.warning_s,
         "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": [*_setup(), *_cores(resources)],
+        "setup": [*_setup(), *_cores(resources), *_restarts(resources, folder)],
         "additional_parameters": further,
         **{key: value for key, value in given.items() if value},
     }
@@ -122,6 +123,14 @@ def _cores(resources: ResourcesConfig) -> list[str]:
     cores = resources.cpus_per_task
     given = [f"export SRUN_CPUS_PER_TASK={cores}"] if cores else []
     return [*given, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cores or 1}}}"]
+
+
+def _restarts(resources: ResourcesConfig, folder: Path) -> list[str]:
+    """What the batch script does when its processes end with an error, unless they were stopped in good order."""
+    if not resources.restarts:
+        return []
+    words = [sys.executable, "-m", "imdm_dist.launch.restarts", str(folder.absolute()), str(resources.restarts)]
+    return [f"after() {{ {shlex.join(words)}; }}", f"trap 'case $? in 0|{EXIT_STOPPED}) ;; *) after ;; esac' EXIT"]
 
 
 def _submitit() -> Any:

@@ -19,6 +19,7 @@ from imdm_dist.signals import EXIT_INTERRUPTED, another_press, heed_interrupts
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a process whose reader has gone, as a shell reports it."""
 
+
 def guarded(main: Callable[[], int | None]) -> None:
     """Run `main` and exit with its code: 2 after `ValueError` and `OSError`, a line for each problem; 130 after Ctrl-C.
 

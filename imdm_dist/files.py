@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 _OLD = re.compile(r"\.(.+)\.[0-9a-f]{32}\.old\.tmp")
+LONGEST_NAME = 100
+"""Bytes: file systems take 255, and names aside, of logs and of folders are longer than what they are made of."""
 _NAME = re.compile(r"[\w+()][\w+(),. -]*")
 
 
@@ -156,6 +158,8 @@ def check_name(name: object, what: str) -> str:
             f"{what} is {name!r}, which cannot be part of a file's name: use letters, digits, spaces and _+-,.() "
             "and begin with a letter or digit"
         )
+    if (size := len(name.encode())) > LONGEST_NAME:
+        raise ValueError(f"{what} is {size} bytes long: take {LONGEST_NAME} or fewer")
     return name
 
 

@@ -12,6 +12,9 @@ if [[ -z ${IMDM_PYTHON:-} ]]; then
     IMDM_PYTHON=$IMDM_HOME/.venv/bin/python
     [[ -x $IMDM_PYTHON ]] || IMDM_PYTHON=$(command -v python3)
 fi
-export IMDM_HOME IMDM_PYTHON PYTHONPATH="$IMDM_HOME${PYTHONPATH:+:$PYTHONPATH}"
+# When this script has itself warned of the time limit: a shorter limit is refused.
+IMDM_WARNING_S=${IMDM_WARNING_S:-$(sed -n 's/^#SBATCH --signal=B:USR1@//p' "$0")}
+IMDM_RESTARTS=${IMDM_RESTARTS:-3}
+export IMDM_HOME IMDM_PYTHON IMDM_WARNING_S PYTHONPATH="$IMDM_HOME${PYTHONPATH:+:$PYTHONPATH}"
 # Settings for a job as it is submitted, without a change to any file: IMDM_OVERRIDES="train.steps=10 redi/train.seed=1"
 read -ra IMDM_OVERRIDE_LIST <<<"${IMDM_OVERRIDES:-}"

@@ -15,4 +15,5 @@
 . "${IMDM_HOME:-${SLURM_SUBMIT_DIR:-.}}/slurm/environment.sh" || {
     echo "error: submit it from the checkout, or set IMDM_HOME to that" >&2 && exit 2
 }
-exec "$IMDM_PYTHON" -m imdm_dist.launch "$IMDM_HOME/tools/train.py" "${@:1:1}" "${IMDM_OVERRIDE_LIST[@]}" "${@:2}"
+exec "$IMDM_PYTHON" -m imdm_dist.launch --restarts "$IMDM_RESTARTS" --folder "${1:-}" \
+    "$IMDM_HOME/tools/train.py" "${@:1:1}" "${IMDM_OVERRIDE_LIST[@]}" "${@:2}"

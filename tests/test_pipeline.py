@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ import yaml
 
 from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config
 from imdm_dist.config.run import load_run
+from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.coupling.progress import progress
 from imdm_dist.launch import slurm
-from imdm_dist.launch.submit import minutes_of, slurm_parameters
+from imdm_dist.launch.submit import slurm_parameters
 from imdm_dist.pipeline import load_chain, run_chain
 from imdm_dist.pipeline.chain import needed
 from imdm_dist.pipeline.cluster import job_text, sbatch_options
@@ -416,18 +418,19 @@ def test_resources_as_sbatch_and_submitit_read_them():
     assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-12:30:00"} <= set(options)
     assert {"--signal=B:USR1@300", "--requeue", "--open-mode=append", "--constraint=h100"} <= set(options)
     assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(sbatch_options(resources, one=True))
-    words = slurm_parameters(resources, "run")
+    words = slurm_parameters(resources, Path("run"))
     assert (words["time"], words["nodes"], words["ntasks_per_node"]) == (36 * 60 + 30, 2, 8)
+    assert [slurm_parameters(ResourcesConfig(time=time), Path("run"))["time"] for time in ("", "0")] == [24 * 60, 0]
     assert words["additional_parameters"] == {"requeue": True, "constraint": "h100", "exclusive": True}
 
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("90", 90), ("90:30", 91), ("2:00:00", 120), ("1-0", 1440), ("1-1:30", 1530), ("", 1440)],
+    [("90", 90), ("90:30", 91), ("2:00:00", 120), ("1-0", 1440), ("1-1:30", 1530), ("0", inf), ("UNLIMITED", inf)],
 )
 def test_time_limits(text, minutes):
     assert minutes_of(text) == minutes
-    with pytest.raises(ValueError, match="resources.time is 'soon'"):
+    with pytest.raises(ValueError, match="'soon' is no time limit"):
         minutes_of("soon")
 
 
@@ -489,7 +492,7 @@ def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):
     (tmp_path / "fail.py").write_text("import sys; sys.exit('error: no such thing')")
     process = start(["-m", "imdm_dist.launch", "--local", "2", "fail.py"], tmp_path)
     said = set(process.communicate(timeout=120)[0].decode().splitlines())
-    end = "error: its processes ended with exit code 1: see the messages above and its folder logs/"
+    end = "error: its processes ended with exit code 1: see the messages above"
     assert said == {"error: no such thing", end}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imdm_dist.launch.submit import minutes_of
+from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.pipeline.chain import Chain, Stage, load_chain
 from imdm_dist.pipeline.cluster import sbatch_options
 from imdm_dist.pipeline.work import SEVERAL
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("lm1b_small", "owt_small", "owt_860m")
 SCRIPTS = sorted(path for path in (ROOT / "slurm").glob("*.sh") if path.name.startswith(RECIPES))
 GENERAL = {
-    "train.sh": "-m imdm_dist.launch {home}/tools/train.py runs/x o=1 a=1",
-    "gen_coupling.sh": "-m imdm_dist.launch --apart {home}/tools/gen_coupling.py o=1 runs/x a=1",
+    "train.sh": "-m imdm_dist.launch --restarts 3 --folder runs/x {home}/tools/train.py runs/x o=1 a=1",
+    "gen_coupling.sh": "-m imdm_dist.launch --apart --restarts 3 {home}/tools/gen_coupling.py o=1 runs/x a=1",
     "stage.sh": "{home}/tools/pipeline.py here runs/x a=1",
 }
 """Scripts of no recipe, and what they call with the arguments `runs/x a=1` and IMDM_OVERRIDES=o=1."""
@@ -75,6 +75,14 @@ def test_it_is_one_call(script: Path) -> None:
 @pytest.mark.parametrize("name", GENERAL)
 def test_the_call_of_a_general_script(name: str) -> None:
     assert called(ROOT / "slurm" / name, "runs/x", "a=1") == GENERAL[name].format(home=ROOT).split()
+
+
+@pytest.mark.parametrize("name", [*(script.name for script in SCRIPTS), "train.sh", "gen_coupling.sh"])
+def test_the_logs_of_an_array_have_its_numbers(name: str) -> None:
+    said = options(ROOT / "slurm" / name)
+    # --array=0-3 on the command line wins over that of gen_coupling.sh, and its name of a log must do for both.
+    assert ("array" in said) == (name.endswith("coupling.sh"))
+    assert said["output"] == ("%x-%A_%a.log" if "array" in said else "%x-%j.log")
 
 
 @by_name

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
 from imdm_dist.config.require import require
+from imdm_dist.config.time_limit import LEAST_S, minutes_of, only_requeues
+
+LONGEST_WARNING_S = 65_535
+"""That sbatch takes."""
+_SETTINGS = {
+    "nodes": "nodes",
+    "gpus-per-node": "gpus_per_node",
+    "ntasks-per-node": "tasks_per_node",
+    "cpus-per-task": "cpus_per_task",
+    "mem": "memory",
+    "time": "time",
+    "partition": "partition",
+    "account": "account",
+    "array": "array",
+    "signal": "warning_s",
+}
+"""Options of sbatch that have a setting of their own."""
+_OURS = ("output", "error", "open-mode", "job-name", "dependency", "requeue", "no-requeue")
+"""Options of sbatch that jobs could not be found or go on without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +43,8 @@ class ResourcesConfig:
     memory: str = ""
     """Memory of each machine, such as 200G; empty leaves it to the site."""
     time: str = ""
-    """Time limit of a job, as sbatch reads it (24:00:00); empty is the partition's."""
+    """Time limit of a job, as sbatch reads it (24:00:00), but not as minutes:seconds; empty is the partition's, and a
+    day with Submitit."""
     partition: str = ""
     """Partition; empty is the site's default."""
     account: str = ""
@@ -31,19 +53,53 @@ class ResourcesConfig:
     """Couplings: jobs of this shape that share the shards."""
     warning_s: int = 300
     """Seconds before the time limit at which a job saves and goes back to the queue."""
+    restarts: int = 3
+    """How often in a row a job goes back to the queue when a process of it dies; the count begins anew with every new
+    checkpoint or shard. What the user has to mend (exit code 2) is not tried again."""
     sbatch: tuple[str, ...] = ()
     """Further options of sbatch, such as --constraint=h100."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "array"):
             require(getattr(self, name) >= 1, f"resources.{name} is {getattr(self, name)}: set it to 1 or more")
-        for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task", "warning_s"):
+        for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task", "warning_s", "restarts"):
             require(getattr(self, name) >= 0, f"resources.{name} is {getattr(self, name)}: set it to 0 or more")
+        require(
+            self.warning_s <= LONGEST_WARNING_S,
+            f"resources.warning_s is {self.warning_s}: sbatch takes {LONGEST_WARNING_S} seconds at most",
+        )
+        if self.time:
+            self._check_time()
         for option in self.sbatch:
-            require(
-                option.startswith("--"),
-                f"resources.sbatch has {option!r}: give options in their long form, --name=value",
-            )
+            self._check_option(option)
+
+    def _check_time(self) -> None:
+        try:
+            minutes = minutes_of(self.time)
+        except ValueError as error:
+            raise ValueError(f"resources.time: {error}") from None
+        require(
+            not re.fullmatch(r"\d+:\d+", self.time),
+            f"resources.time={self.time} is minutes and seconds to sbatch: write {self.time}:00 for hours and minutes, "
+            f"or {minutes} for minutes",
+        )
+        least = math.ceil((self.warning_s + LEAST_S) / 60)
+        require(
+            not only_requeues(minutes, self.warning_s),
+            f"resources.time={self.time} is {minutes} minutes, and resources.warning_s={self.warning_s} seconds before "
+            f"its end a job goes back to the queue: it would do nothing else; set resources.time to {least} or more "
+            "(minutes), or lower resources.warning_s",
+        )
+
+    @staticmethod
+    def _check_option(option: str) -> None:
+        require(
+            option.startswith("--"),
+            f"resources.sbatch has {option!r}: give options in their long form, --name=value",
+        )
+        name = option[2:].partition("=")[0]
+        require(name not in _SETTINGS, f"resources.sbatch has {option!r}: set resources.{_SETTINGS.get(name)} instead")
+        require(name not in _OURS, f"resources.sbatch has {option!r}, which jobs are given by themselves: leave it out")
 
     @property
     def tasks(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.coupling.claim import claims_by_host
-from imdm_dist.coupling.manifest import MANIFEST, read_plan
+from imdm_dist.coupling.manifest import MANIFEST, PLAN, read_plan
 from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs
 from imdm_dist.files import read_record
 
@@ -24,7 +24,8 @@ class Progress:
     pairs_there: int
     """In finished shards."""
     pairs_per_s: float | None
-    """Over the newest shards, by the clock of the file system; None before there are two."""
+    """Over the newest shards, or from the beginning, by the clock of the file system; None before every worker has had
+    time for its first."""
     workers: Counter[str]
     """Claims by host: shards that are being made, or were when their worker died."""
     finished: bool
@@ -52,20 +53,26 @@ def progress(folder: Path | str) -> Progress | None:
     shards, pairs = plan["shards"], plan["pairs"]
     there = present_shards(folder, shards)
     counts = {shard: len(shard_pairs(shard, shards, pairs)) for shard in there}
-    # Of one file system's clock: shards are made on many machines.
-    made = sorted((folder.joinpath(shard_name(shard)).stat().st_mtime, shard) for shard in there)[-_RECENT:]
-    seconds = made[-1][0] - made[0][0] if made else 0.0
-    rate = sum(counts[shard] for _, shard in made[1:]) / seconds if seconds > 0 else None
+    workers = claims_by_host(folder / "claims")
+    # Of one file system's clock: shards are made on many machines. Those of all workers come at about the same time, so
+    # the pace is taken over several rounds of them, or from the beginning.
+    recent = max(_RECENT, _ROUNDS * workers.total())
+    made = sorted((folder.joinpath(shard_name(shard)).stat().st_mtime, shard) for shard in there)
+    since = made[-recent - 1][0] if len(made) > recent else (folder / PLAN).stat().st_mtime
+    seconds = made[-1][0] - since if made else 0.0
+    first = workers.total() > len(made)
+    rate = sum(counts[shard] for _, shard in made[-recent:]) / seconds if seconds > 0 and not first else None
     return Progress(
         shards=shards,
         shards_there=len(there),
         pairs=pairs,
         pairs_there=sum(counts.values()),
         pairs_per_s=rate,
-        workers=claims_by_host(folder / "claims"),
+        workers=workers,
         finished=read_record(folder / MANIFEST) is not None,
     )
 
 
 _RECENT = 64
-"""Shards over which the pace is taken."""
+_ROUNDS = 8
+"""Shards over which the pace is taken: so many, or so many of each worker."""

@@ -2,8 +2,9 @@
 
 SLURM sends its warning of the time limit, or of a job with more right to the machines, to the batch script, which is
 this process. It passes SIGUSR1 on to every process of the stage; these agree on a step, save together and exit with
-`EXIT_STOPPED`. Then the job is put back into the queue, and goes on from there. A job that ends in any other way (it is
-cancelled, a machine fails, somebody requeues it) is SLURM's to deal with; it goes on from the newest whole checkpoint.
+`EXIT_STOPPED`. Then the job is put back into the queue, and goes on from there. So it is, a bounded number of times
+(`restarts.py`), when a process died. A job that ends in any other way (it is cancelled, a machine fails, somebody
+requeues it) is SLURM's to deal with; it goes on from the newest whole checkpoint.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import imdm_dist
 from imdm_dist.launch import slurm
 from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
+from imdm_dist.parallel.failure import EXIT_REFUSED
 from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED, SIGNALS, another_press, heed_interrupts, noted
 
 _WARNED = (128 + signal.SIGUSR1, 128 + signal.SIGUSR2)
@@ -34,6 +36,10 @@ class StageStopped(Exception):
 
 class StageInterrupted(Exception):
     """Ctrl-C has ended the processes of a stage, which have said what becomes of their work."""
+
+
+class StageCrashed(ValueError):
+    """A process of a stage died, and not of what the user has to mend: started again the stage may come to its end."""
 
 
 class Driver:
@@ -91,7 +97,8 @@ class Driver:
         Raises:
             StageStopped: it was stopped in good order.
             StageInterrupted: it was ended by Ctrl-C.
-            ValueError: it failed.
+            StageCrashed: a process of it died.
+            ValueError: it refused what it was given (exit code 2), and said why.
         """
         if self.asked:
             raise StageStopped
@@ -107,7 +114,8 @@ class Driver:
         # signal that reaches it before Python stands ends it.
         if code in (EXIT_STOPPED, *_WARNED) or self.asked:
             raise StageStopped
-        raise ValueError(f"its processes ended with exit code {code}: see the messages above and its folder logs/")
+        message = f"its processes ended with exit code {code}: see the messages above"
+        raise ValueError(message) if code == EXIT_REFUSED else StageCrashed(message)
 
     def _launcher(self, one: bool, apart: bool) -> list[str]:
         python = [sys.executable]
@@ -147,14 +155,31 @@ def free_port() -> int:
             return port
 
 
-def back_to_the_queue() -> None:
-    """After a stop in good order: have SLURM start this job again, unless it does that, or ended it, by itself."""
+def still_runs() -> bool:
+    """Whether SLURM lets this job run: not if it ends it, or starts it again, by itself, which is then printed."""
     job = slurm.own_job()
     try:
         state = slurm.state_of(job)
-        if state != "RUNNING":
-            print(f"job {job} is {state}: nothing more to do here", file=sys.stderr)
-            return
+    except ValueError as error:
+        print(f"job {job} cannot go back to the queue ({error}): submit it again to go on", file=sys.stderr)
+        return False
+    if state != "RUNNING":
+        print(f"job {job} is {state}: nothing more to do here", file=sys.stderr)
+    return state == "RUNNING"
+
+
+def back_to_the_queue() -> bool:
+    """Have SLURM start this job again, unless it does that, or ended it, by itself.
+
+    Returns:
+        whether the job is back in the queue by this call.
+    """
+    if not still_runs():
+        return False
+    job = slurm.own_job()
+    try:
         slurm.requeue(job)
     except ValueError as error:
         print(f"job {job} cannot go back to the queue ({error}): submit it again to go on", file=sys.stderr)
+        return False
+    return True

@@ -7,8 +7,10 @@ import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from imdm_dist.config.resources import ResourcesConfig
+from imdm_dist.config.time_limit import minutes_of, only_requeues
 
 WAITS_S = 60
 """Seconds that a command of SLURM may take."""
@@ -49,6 +51,23 @@ def need_allocation() -> None:
         raise ValueError("this is a step of a job, which cannot start others: take salloc or sbatch, not srun")
     if not in_allocation():
         raise ValueError("this is no SLURM job: start it in a batch script (see slurm/), or with --local, here")
+    if warning := os.environ.get("IMDM_WARNING_S"):  # slurm/environment.sh finds it in the batch script
+        _check_own_limit(int(warning))
+
+
+def _check_own_limit(warning_s: int) -> None:
+    """Check that this job is warned of its end after its beginning; where SLURM does not say, nothing is checked."""
+    try:
+        limit = call(["squeue", "--noheader", f"--jobs={own_job()}", "--format=%l"]).strip()
+        minutes = minutes_of(limit)
+    except ValueError:
+        return
+    if only_requeues(minutes, warning_s):
+        raise ValueError(
+            f"this job's time limit is {minutes:g} minutes, and {warning_s} seconds before it the job goes back to the "
+            "queue: it would do nothing else; give sbatch a longer --time, or a shorter warning, such as "
+            "IMDM_WARNING_S=30 sbatch --signal=B:USR1@30"
+        )
 
 
 def own_job() -> str:
@@ -99,13 +118,26 @@ def submit(options: Sequence[str], script: str, arguments: Sequence[str], env: d
     return int(said.strip().split("\n")[-1].partition(";")[0])
 
 
+def log_pattern(path: Path) -> str:
+    """A log's path as sbatch's --output reads it, before what is to stand for the job's numbers is put behind it.
+
+    Raises:
+        ValueError: it cannot be written so that SLURM reads it as it is.
+    """
+    if "\\" in str(path):
+        raise ValueError(f"{path} has a \\, which SLURM does not take in the name of a log: name another folder")
+    return str(path).replace("%", "%%")
+
+
 def queue() -> list[Job]:
     """The user's jobs that SLURM still remembers, finished ones included for as long as it does."""
-    form = "%F|%K|%j|%T|%r|%L|%N"
+    form = "%F|%K|%T|%r|%L|%N|%j"  # the name last, which may hold anything: these are all of the user's jobs
     lines = call(["squeue", "--me", "--noheader", "--states=all", f"--format={form}"]).splitlines()
     jobs = []
     for line in lines:
-        number, element, name, state, reason, left, nodes = line.split("|")
+        if line.count("|") < 6:
+            continue  # the rest of a name with a line break in it
+        number, element, state, reason, left, nodes, name = line.split("|", 6)
         jobs.append(Job(int(number), "" if element == "N/A" else element, name, state, reason, left, nodes))
     return jobs
 
@@ -155,14 +187,15 @@ def cancel(ids: Iterable[int]) -> None:
 
 
 def check_machines(resources: ResourcesConfig) -> None:
-    """Check that a partition has the machines: SLURM takes a job that asks for more, and lets it wait for ever.
+    """Check that a partition has the machines and the time: SLURM takes a job that asks for more, and lets it wait for
+    ever.
 
     Raises:
-        ValueError: it has not, or there is no such partition.
+        ValueError: it has not, or there is no such partition; or its own time limit is too short for the warning.
     """
-    lines = call(["sinfo", "--noheader", "--summarize", "--format=%P|%D"]).splitlines()
-    found = {name: int(count) for name, _, count in (line.partition("|") for line in lines)}
-    sizes = {name.rstrip("*"): count for name, count in found.items()}
+    lines = call(["sinfo", "--noheader", "--summarize", "--format=%P|%D|%L|%l"]).splitlines()
+    found = {name: rest for name, *rest in (line.split("|") for line in lines)}
+    sizes = {name.rstrip("*"): int(count) for name, (count, _, _) in found.items()}
     default = ",".join(name.rstrip("*") for name in found if name.endswith("*"))
     # sbatch takes a list, and any one of these.
     chosen = resources.partition or os.environ.get("SBATCH_PARTITION") or default
@@ -174,4 +207,31 @@ def check_machines(resources: ResourcesConfig) -> None:
         raise ValueError(
             f"partition {','.join(wanted)} has {most} machines, resources.nodes={resources.nodes}: "
             f"set it to {most} or fewer"
+        )
+    if wanted:
+        limits = {name.rstrip("*"): (usual, longest) for name, (_, usual, longest) in found.items()}
+        _check_time(resources, ",".join(wanted), [limits[name] for name in wanted])
+
+
+def _check_time(resources: ResourcesConfig, partition: str, limits: list[tuple[str, str]]) -> None:
+    """Check a job's time limit against those of partitions, any of which it may run in.
+
+    Args:
+        limits: of each, that of a job which names none, and the longest.
+    """
+    longest = max((long for _, long in limits), key=minutes_of)
+    setting = "resources.time" if resources.time else "SBATCH_TIMELIMIT"
+    given = resources.time or os.environ.get(setting)
+    # A QOS may allow more than the partition.
+    if given and minutes_of(given) > minutes_of(longest) and not any(o.startswith("--qos") for o in resources.sbatch):
+        raise ValueError(
+            f"partition {partition} allows {longest} (hours:minutes:seconds), {setting} is {given}: set it to that or "
+            "less"
+        )
+    used = given or max((long if usual == "n/a" else usual for usual, long in limits), key=minutes_of)
+    if only_requeues(minutes_of(used), resources.warning_s):
+        raise ValueError(
+            f"without resources.time a job of partition {partition} has {used} (hours:minutes:seconds), and "
+            f"resources.warning_s={resources.warning_s} seconds before its end it goes back to the queue: it would do "
+            "nothing else; set resources.time"
         )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import re
+import math
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from imdm_dist.config import Config
 from imdm_dist.config.resources import ResourcesConfig
+from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.launch import slurm
 from imdm_dist.launch.submitit_job import TIMEOUTS, TrainJob
+from imdm_dist.signals import EXIT_STOPPED
 
 LOGS = "submitit"
 """Folder in the run's folder for Submitit's scripts, pickles and logs."""
 PACKAGE = Path(__file__).resolve().parent.parent.parent
-DEFAULT_MINUTES = 24 * 60
+DEFAULT_TIME = "24:00:00"
+"""Time limit of a job for which none is set: Submitit always sets one."""
 
 
 def submit(config: Config, folder: Path, local: bool) -> Any:
@@ -33,17 +37,17 @@ def submit(config: Config, folder: Path, local: bool) -> Any:
             raise ValueError(f"resources.nodes={resources.nodes}, but --local is this machine alone: set it to 1")
         executor = submitit.LocalExecutor(folder=logs, max_num_timeout=TIMEOUTS)
         gpus = resources.gpus_per_node
-        minutes = minutes_of(resources.time)
         executor.update_parameters(
-            tasks_per_node=resources.tasks, gpus_per_node=gpus, timeout_min=minutes, setup=_setup()
+            tasks_per_node=resources.tasks, gpus_per_node=gpus, timeout_min=_minutes(resources), setup=_setup()
         )
     else:
-        slurm.check_machines(resources)
+        _check_name(folder)
+        slurm.check_machines(replace(resources, time=resources.time or DEFAULT_TIME))
         try:
             executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=TIMEOUTS)
         except RuntimeError as error:
             raise ValueError(f"{error} Run this on a login node, or with --local or --dry-run") from None
-        executor.update_parameters(**slurm_parameters(resources, folder.name))
+        executor.update_parameters(**slurm_parameters(resources, folder))
     try:
         return executor.submit(TrainJob(config, folder.resolve()))
     except submitit.core.utils.FailedJobError as error:
@@ -52,16 +56,30 @@ def submit(config: Config, folder: Path, local: bool) -> Any:
 
 
 def script(config: Config, folder: Path) -> str:
-    """The batch script that `submit` would hand to SLURM; nothing is written."""
+    """The batch script that `submit` would hand to SLURM; nothing is written.
+
+    Raises:
+        ValueError: Submitit is not installed, or the folder's name does not go into a script.
+    """
     _submitit()
+    _check_name(folder)
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder / LOGS))}"
-    return str(_make_sbatch_string(command, folder / LOGS, **slurm_parameters(config.resources, folder.name)))
+    return str(_make_sbatch_string(command, folder / LOGS, **slurm_parameters(config.resources, folder)))
 
 
-def slurm_parameters(resources: ResourcesConfig, name: str) -> dict[str, Any]:
-    """Resources in Submitit's words."""
+def _check_name(folder: Path) -> None:
+    path = str(folder.absolute())
+    if any(sign in path for sign in ("%", "\\", "\n")):
+        raise ValueError(
+            f"{path!r} has a %, a \\ or a line break, which SLURM and Submitit do not take in the name of a log: take "
+            "another folder"
+        )
+
+
+def slurm_parameters(resources: ResourcesConfig, folder: Path) -> dict[str, Any]:
+    """Resources in Submitit's words, for a run in `folder`."""
     given: dict[str, Any] = {
         "partition": resources.partition,
         "account": resources.account,
@@ -75,16 +93,22 @@ def slurm_parameters(resources: ResourcesConfig, name: str) -> dict[str, Any]:
         key, equals, value = option.lstrip("-").partition("=")
         further[key] = value if equals else True
     return {
-        "job_name": name,
+        "job_name": folder.absolute().name,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.tasks,
-        "time": minutes_of(resources.time),
+        "time": _minutes(resources),
         "signal_delay_s": resources.warning_s,
         "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": [*_setup(), *_cores(resources)],
+        "setup": [*_setup(), *_cores(resources), *_restarts(resources, folder)],
         "additional_parameters": further,
         **{key: value for key, value in given.items() if value},
     }
+
+
+def _minutes(resources: ResourcesConfig) -> int:
+    """The time limit as sbatch takes it in minutes: 0 is none."""
+    minutes = minutes_of(resources.time or DEFAULT_TIME)
+    return 0 if math.isinf(minutes) else int(minutes)
 
 
 def _setup() -> list[str]:
@@ -101,24 +125,12 @@ def _cores(resources: ResourcesConfig) -> list[str]:
     return [*given, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cores or 1}}}"]
 
 
-def minutes_of(time: str) -> int:
-    """Minutes of a time limit as sbatch writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; a day where none is given.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if not time:
-        return DEFAULT_MINUTES
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", time):
-        raise ValueError(f"resources.time is {time!r}: write minutes, or hours:minutes:seconds, or days-hours")
-    days, dash, rest = time.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:
-        hours, minutes, seconds = [*parts, 0, 0][:3]
-        return (int(days) * 24 + hours) * 60 + minutes + (seconds > 0)
-    if len(parts) == 3:
-        return parts[0] * 60 + parts[1] + (parts[2] > 0)
-    return parts[0] + (len(parts) == 2 and parts[1] > 0)
+def _restarts(resources: ResourcesConfig, folder: Path) -> list[str]:
+    """What the batch script does when its processes end with an error, unless they were stopped in good order."""
+    if not resources.restarts:
+        return []
+    words = [sys.executable, "-m", "imdm_dist.launch.restarts", str(folder.absolute()), str(resources.restarts)]
+    return [f"after() {{ {shlex.join(words)}; }}", f"trap 'case $? in 0|{EXIT_STOPPED}) ;; *) after ;; esac' EXIT"]
 
 
 def _submitit() -> Any:

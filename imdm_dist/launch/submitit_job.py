@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.config import Config, from_dict, to_dict
+from imdm_dist.launch.restarts import refusal
 from imdm_dist.signals import EXIT_STOPPED, SIGNALS, heed_signals
 
 OTHERS_WAIT_S = 600.0
@@ -43,8 +44,16 @@ class TrainJob:
 
         # What the submitting process was itself launched with is of no meaning here.
         submitit.helpers.TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
-        if train(from_dict(Config, self.config, "the submitted job"), self.folder):
-            return self.folder
+        refused = refusal(Path(self.folder))
+        refused.unlink(missing_ok=True)
+        try:
+            if train(from_dict(Config, self.config, "the submitted job"), self.folder):
+                return self.folder
+        except (ValueError, OSError):
+            # Submitit's processes end with the same code whatever the error is.
+            refused.parent.mkdir(parents=True, exist_ok=True)
+            refused.touch()
+            raise
         if place_of_this_process().rank > 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(OTHERS_WAIT_S)

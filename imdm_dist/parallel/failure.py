@@ -26,6 +26,8 @@ from imdm_dist.parallel.topology import LINGER, Topology
 from imdm_dist.signals import EXIT_INTERRUPTED
 
 EXIT_FAILED = 1
+EXIT_REFUSED = 2
+"""Exit code of every rank where one raised what the user has to mend, as in `cli.guarded`: no use to start again."""
 EXIT_HUNG = 70
 """Exit code of every rank of a launch in which no step ended any more (EX_SOFTWARE; `training/hang.py`)."""
 INTERVAL = 1.0
@@ -53,21 +55,22 @@ class Watch:
                     continue
                 message = self.store.get(_KEY).decode()
             except Exception:
-                message = "the rank that keeps the store of this launch is gone"
+                message = f"{EXIT_FAILED} the rank that keeps the store of this launch is gone"
             if self._stop.is_set():
                 return
             if message == _HUNG:
                 if self.on_hang is not None:
                     self.on_hang()
                 os._exit(EXIT_HUNG)
-            print(f"error: {message}", file=sys.stderr, flush=True)
-            os._exit(EXIT_FAILED)
+            code, _, what = message.partition(" ")
+            print(f"error: {what}", file=sys.stderr, flush=True)
+            os._exit(int(code))
 
     def tell(self, error: BaseException) -> None:
         """Leave a message for the others."""
         self._stop.set()
         where = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"rank {self.topology.rank} failed: {type(error).__name__}: {error} "
+        message = f"{_code(error)} rank {self.topology.rank} failed: {type(error).__name__}: {error} "
         try:
             self.store.set(_KEY, message + f"({Path(where.filename).name}:{where.lineno})")
         except Exception:  # the store has gone: the others know already
@@ -108,8 +111,12 @@ def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
         if topology.first:
             raise
         time.sleep(LINGER)
-        raise SystemExit(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_FAILED) from error
+        raise SystemExit(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _code(error)) from error
     watch.close()
+
+
+def _code(error: BaseException) -> int:
+    return EXIT_REFUSED if isinstance(error, (ValueError, OSError)) else EXIT_FAILED
 
 
 def agree(topology: Topology, function: Callable[[], T]) -> T:

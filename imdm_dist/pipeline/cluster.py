@@ -8,14 +8,17 @@ import time
 from pathlib import Path
 
 from imdm_dist.config.resources import ResourcesConfig
+from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.launch import slurm
-from imdm_dist.launch.submit import minutes_of
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
+from imdm_dist.pipeline.in_hand import in_hand, noted_jobs
 from imdm_dist.pipeline.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
 from imdm_dist.pipeline.order import freeze, remember
 from imdm_dist.pipeline.preflight import preflight
 from imdm_dist.pipeline.survey import UNPREPARED, Found, survey
 from imdm_dist.pipeline.work import SEVERAL
+from imdm_dist.planning.text import duration
+from imdm_dist.training.heartbeat import NAME as HEARTBEAT
 
 HOME = Path(__file__).resolve().parent.parent.parent
 """The checkout: batch scripts and tools lie beside the package."""
@@ -37,9 +40,11 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
             nothing has been submitted.
     """
     home = root / chain.name
-    live = _live(home)
+    slurm.log_pattern(home.resolve())
+    queue = _settled_queue(home)
     found = survey(chain, home)
     todo = [stage for stage in chain.stages if found[stage.name].state != "whole"]
+    live = _others(chain, todo, found, home, queue) | live_jobs(home, queue)
     preflight(chain, todo, root)
     _check_given(todo, found)
     _check_machines(todo)
@@ -73,9 +78,8 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
                 # It waits for a job that ended without a result.
                 slurm.cancel([live[name].id])
             jobs = kept | new
-            new[name] = _submit(
-                chain, found[name], frozen, root, [jobs[one].id for one in (DATA, *inputs) if one in jobs]
-            )
+            before = {one: jobs[one].id for one in (DATA, *inputs) if one in jobs}
+            new[name] = _submit(chain, found[name], frozen, root, before)
     except ValueError:
         if new:
             slurm.cancel(job.id for job in new.values())
@@ -104,15 +108,39 @@ def _reason(found: Found) -> str:
     return f", {found.why}" if found.why else ""
 
 
-def _live(home: Path) -> dict[str, Submitted]:
-    """The chain's jobs that wait or run; of a job that is ending it is waited for how, for it may be queued again."""
+def _settled_queue(home: Path) -> list[slurm.Job]:
+    """The queue; of a job of the chain that is ending it is waited for how, for it may be queued again."""
     until = time.monotonic() + ENDING_S
+    noted = set().union(*noted_jobs(home).values())
     while True:
         queue = slurm.queue()
-        ending = live_jobs(home, [job for job in queue if job.state == "COMPLETING"])
-        if not ending or time.monotonic() > until:
-            return live_jobs(home, queue)
+        ending = [job for job in queue if job.state == "COMPLETING"]
+        ours = live_jobs(home, ending) or [job for job in ending if str(job.id) in noted]
+        if not ours or time.monotonic() > until:
+            return queue
         time.sleep(0.5)
+
+
+def _others(
+    chain: Chain, todo: list[Stage], found: dict[str, Found], home: Path, queue: list[slurm.Job]
+) -> dict[str, Submitted]:
+    """Jobs of slurm/*.sh that are at work on stages.
+
+    Raises:
+        ValueError: a process is at work on one that is in none of the user's jobs.
+    """
+    noted, others = noted_jobs(home), {}
+    for stage in todo:
+        folder = found[stage.name].folder
+        if folder is None or (hand := in_hand(folder, noted.get(folder.name, ()), queue)) is None:
+            continue
+        if not hand.job:
+            raise ValueError(
+                f"stage {stage.name} is being made by {hand.where}, as {folder}/{HEARTBEAT} says: wait for its end, or "
+                "stop it first"
+            )
+        others[stage.name] = Submitted(hand.job, stage_key(chain, stage, home))
+    return others
 
 
 def _check_given(todo: list[Stage], found: dict[str, Found]) -> None:
@@ -134,24 +162,23 @@ def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], 
 def _check_machines(todo: list[Stage]) -> None:
     for stage in todo:
         try:
-            minutes_of(stage.config.resources.time)
             slurm.check_machines(stage.config.resources)
         except ValueError as error:
             raise ValueError(f"stage {stage.name}: {error}") from None
 
 
-def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: list[int]) -> Submitted:
+def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: dict[str, int]) -> Submitted:
     stage, home = found.stage, root / chain.name
     key = stage_key(chain, stage, home)
     resources = stage.config.resources
     array = [f"--array=0-{resources.array - 1}"] if stage.kind == "coupling" and resources.array > 1 else []
-    after = [f"--dependency=afterok:{':'.join(map(str, before))}", "--kill-on-invalid-dep=yes"] if before else []
+    after = [f"--dependency={_dependency(chain, before)}", "--kill-on-invalid-dep=yes"] if before else []
     options = [
         f"--job-name={job_name(home, stage.name, key)}",
         *sbatch_options(resources, one=stage.kind not in SEVERAL),
         *array,
         *after,
-        f"--output={_logs(home)}/{stage.name}-{'%A_%a' if array else '%j'}.log",
+        f"--output={slurm.log_pattern(_logs(home) / stage.name)}-{'%A_%a' if array else '%j'}.log",
     ]
     try:
         number = _sbatch(options, [str(frozen), "--stage", stage.name, "--only", "--root", str(root)])
@@ -159,18 +186,38 @@ def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: list[i
         raise ValueError(f"stage {stage.name}: {error}{_advice(str(error), resources)}") from None
     job = Submitted(number, key)
     note_job(home, stage.name, job)
-    waits = f" after {', '.join(map(str, before))}" if before else ""
-    print(f"{stage.name}: job {number}{waits} ({found.state}, {found.why})", file=sys.stderr)
+    waits = f" after {', '.join(map(str, before.values()))}" if before else ""
+    limit = f", {duration(60 * minutes_of(resources.time))} at most" if resources.time else ""
+    print(f"{stage.name}: job {number}{limit}{waits} ({found.state}, {found.why})", file=sys.stderr)
     return job
+
+
+def _dependency(chain: Chain, before: dict[str, int]) -> str:
+    """What a stage's job waits for: that jobs end well; of a coupling's, that they have ended.
+
+    A coupling may be whole though a job of its array failed. The job that starts from it looks, and says what is
+    missing.
+    """
+    couplings = {stage.name for stage in chain.stages if stage.kind == "coupling"}
+    ways = {
+        "afterok": [str(job) for name, job in before.items() if name not in couplings],
+        "afterany": [str(job) for name, job in before.items() if name in couplings],
+    }
+    return ",".join(f"{way}:{':'.join(jobs)}" for way, jobs in ways.items() if jobs)
 
 
 def _submit_data(chain: Chain, frozen: Path, root: Path) -> Submitted:
     """A job of one process that packs the text, so that no GPU waits for it."""
     home = root / chain.name
     first = chain.stages[0].config.resources
-    resources = ResourcesConfig(time=first.time, partition=first.partition, account=first.account, sbatch=first.sbatch)
+    kept = ("time", "partition", "account", "sbatch", "warning_s")
+    resources = ResourcesConfig(**{name: getattr(first, name) for name in kept})
     name = job_name(home, DATA, "prepare")
-    options = [f"--job-name={name}", *sbatch_options(resources, one=True), f"--output={_logs(home)}/{DATA}-%j.log"]
+    options = [
+        f"--job-name={name}",
+        *sbatch_options(resources, one=True),
+        f"--output={slurm.log_pattern(_logs(home) / DATA)}-%j.log",
+    ]
     job = Submitted(_sbatch(options, [str(frozen), "--data", "--root", str(root)]), "prepare")
     note_job(home, DATA, job)
     print(f"{DATA}: job {job.id} packs the text", file=sys.stderr)
@@ -224,8 +271,14 @@ def _advice(error: str, resources: ResourcesConfig) -> str:
 
 
 def cancel_chain(home: Path) -> list[int]:
-    """Cancel the jobs of the chain in this folder that wait or run; returns their ids."""
-    live = sorted({job.id for job in live_jobs(home, slurm.queue()).values()})
+    """Cancel the jobs of the chain in this folder that wait or run; returns their ids.
+
+    Jobs of slurm/*.sh are among them once they are at work in it.
+    """
+    queue = slurm.queue()
+    noted = set().union(*noted_jobs(home).values())
+    live = {job.id for job in live_jobs(home, queue).values()}
+    live |= {job.id for job in queue if str(job.id) in noted and job.state not in slurm.OVER}
     if live:
         slurm.cancel(live)
-    return live
+    return sorted(live)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imdm_dist.launch import slurm
-from imdm_dist.launch.driver import Driver, StageInterrupted, StageStopped, back_to_the_queue
+from imdm_dist.launch.driver import Driver, StageCrashed, StageInterrupted, StageStopped, back_to_the_queue
+from imdm_dist.launch.restarts import restart
 from imdm_dist.parallel.environment import env_number
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.identity import claimed_digest
@@ -52,10 +53,15 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
                 driver.run(program, one=stage.kind not in SEVERAL, apart=stage.kind == "coupling")
             except ValueError as error:
                 # What counts is the result: a worker's work is done by others, and a process may be killed at its end.
+                folder = folders[stage.name]
                 try:
-                    claimed_digest(stage, folders[stage.name])
+                    claimed_digest(stage, folder)
                 except (ValueError, OSError):
-                    raise ValueError(f"stage {stage.name}: {error}") from None
+                    logs = f" and {folder / 'logs'}" if any(folder.glob("logs/*.log")) else ""
+                    message = f"stage {stage.name}: {error}{logs}"
+                    if local or not isinstance(error, StageCrashed) or not stage.config.resources.restarts:
+                        raise ValueError(message) from None
+                    restart(StageCrashed(message), folder, home / "logs", stage.config.resources.restarts)
                 print(f"{stage.name}: done, though not every process came to its end ({error})", file=sys.stderr)
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from imdm_dist.files import hash_json, publish_file, read_json, write_json
 from imdm_dist.signals import EXIT_STOPPED, heed_signals, leave_stopped
 
 OVERRIDES = "overrides.json"
+ORDERS = "orders"
 
 
 def freeze(text: str, home: Path) -> Path:
@@ -33,15 +35,27 @@ def remembered(home: Path) -> list[str]:
 
 
 def write_order(home: Path, chain: Path, stage: str, folders: Mapping[str, Path]) -> Path:
-    """Write what the processes of a stage are to do; returns the file.
+    """Write what the processes of a stage are to do, and which job starts them; returns the file.
 
     Args:
         chain: its file, with all settings resolved.
         folders: of the stage and of all that it starts from, by name.
     """
-    path = home / "orders" / f"{folders[stage].name}.json"
-    write_json(path, {"chain": str(chain), "stage": stage, "folders": {k: str(v) for k, v in folders.items()}})
+    path = home / ORDERS / f"{folders[stage].name}.json"
+    places = {name: str(folder) for name, folder in folders.items()}
+    write_json(path, {"chain": str(chain), "stage": stage, "folders": places, **_this_job()})
     return path
+
+
+def _this_job() -> dict[str, str]:
+    """The job of this process, of an array the whole, and its log; both empty outside of SLURM."""
+    have = os.environ
+    job = have.get("SLURM_ARRAY_JOB_ID") or have.get("SLURM_JOB_ID", "")
+    try:
+        log = os.readlink("/proc/self/fd/2") if job else ""
+    except OSError:
+        log = ""
+    return {"job": job, "log": log if os.path.isfile(log) else ""}
 
 
 def main() -> None:

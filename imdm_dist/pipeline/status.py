@@ -9,13 +9,11 @@ from pathlib import Path
 from imdm_dist.coupling.progress import progress
 from imdm_dist.launch import slurm
 from imdm_dist.pipeline.chain import Chain
+from imdm_dist.pipeline.in_hand import STALE_S, Hand, in_hand, noted_jobs, noted_log
 from imdm_dist.pipeline.jobs import Submitted, live_jobs, read_jobs, states
 from imdm_dist.pipeline.survey import Found, survey
 from imdm_dist.planning.text import duration
 from imdm_dist.training.heartbeat import read_heartbeat
-
-STALE_S = 120.0
-"""Age of a heartbeat in seconds from which a run counts as silent."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +37,38 @@ def status(chain: Chain, root: Path) -> list[Row]:
     home = root / chain.name
     found = survey(chain, home, quick=True)
     try:
-        queue = slurm.queue()
+        queue, slurm_is_here = slurm.queue(), True
     except ValueError:
-        queue, jobs = [], {}
-    else:
-        jobs = read_jobs(home) | live_jobs(home, queue)
+        queue, slurm_is_here = [], False
+    last = read_jobs(home) if slurm_is_here else {}
+    live = live_jobs(home, queue)
+    noted = noted_jobs(home)
+    hands: dict[str, Hand] = {}
+    for stage in chain.stages:
+        folder = found[stage.name].folder
+        if found[stage.name].state == "whole" or stage.kind == "given" or folder is None:
+            continue
+        if (hand := in_hand(folder, noted.get(folder.name, ()), queue)) is not None:
+            hands[stage.name] = hand
+        elif slurm_is_here and (job := noted_log(home, folder)[0]):
+            if stage.name not in last or last[stage.name].id < int(job):
+                last[stage.name] = Submitted(int(job), "")
+    scripts = {name: Submitted(hand.job, "") for name, hand in hands.items() if hand.job}
+    jobs = last | scripts | live
     known = states(jobs, queue) if jobs else {}
-    return [_row(found[stage.name], jobs.get(stage.name), known.get(stage.name, [])) for stage in chain.stages]
+    return [
+        _row(found[stage.name], jobs.get(stage.name), known.get(stage.name, []), hands.get(stage.name), home)
+        for stage in chain.stages
+    ]
 
 
-def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job]) -> Row:
+def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job], hand: Hand | None, home: Path) -> Row:
     stage = found.stage
     state: str = found.state
     note = found.why
     how_far, left, silent = _progress(found)
     words = {entry.state for entry in entries}
-    if found.state != "whole" and entries:
+    if found.state != "whole" and (entries or hand):
         if "RUNNING" in words or "COMPLETING" in words:
             state, note = "running", ", ".join(sorted({entry.nodes for entry in entries if entry.nodes}))
             if silent:
@@ -62,9 +76,12 @@ def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job]) -> R
         elif words & {"PENDING", "REQUEUED", "SUSPENDED"}:
             reasons = {entry.reason for entry in entries if entry.state == "PENDING"}
             state, note = "queued", ", ".join(sorted(reasons))
+        elif hand is not None:
+            state, note = "running", hand.where
         elif words - {"COMPLETED"}:
+            assert job is not None
             state = "cancelled" if words == {"CANCELLED"} else "failed"
-            note = f"job ended as {', '.join(sorted(words - {'COMPLETED'})).lower()}; see its log"
+            note = f"job ended as {', '.join(sorted(words - {'COMPLETED'})).lower()}{_log_of(found, job, home)}"
     return Row(
         stage=stage.name,
         kind=stage.kind,
@@ -74,6 +91,20 @@ def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job]) -> R
         time_left=left if state == "running" else "",
         note=note,
     )
+
+
+def _log_of(found: Found, job: Submitted, home: Path) -> str:
+    """Where a job that has ended says why; a job that never began has no log."""
+    # An array has a log for each element.
+    logs = sorted(home.glob(f"logs/{found.stage.name}-{job.id}.log"))
+    logs += sorted(home.glob(f"logs/{found.stage.name}-{job.id}_*.log"))
+    if logs:
+        return f": see {logs[0] if len(logs) == 1 else home / 'logs' / f'{found.stage.name}-{job.id}_*.log'}"
+    if found.folder is not None:
+        noted, log = noted_log(home, found.folder)
+        if noted == str(job.id) and log:
+            return f": see {log}"
+    return " before it began"
 
 
 def _progress(found: Found) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,6 +91,17 @@ def test_training(
     assert tiny.trained(folder) == undisturbed
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == steps and set(range(2, 321, 2)) <= set(steps)  # and the step of a stop, if it is odd
+
+
+def test_training_of_which_a_rank_dies(cluster: Cluster, home: Path, undisturbed: dict[str, str]) -> None:
+    root = home / "killed"
+    job = tiny.submit_stage(cluster, home / f"{tiny.NAME}.yaml", "teacher", root)
+    cluster.until(lambda: tiny.steps_done(root, "teacher") >= MIDDLE, "training is under way", 120, job)
+    os.kill(json.loads((tiny.folder_of(root, "teacher") / "heartbeat.json").read_text())["pid"], signal.SIGKILL)
+    cluster.wait(job, "COMPLETED", timeout=300)
+    assert cluster.restarts(job) == 1
+    assert "restart 1 of 3 in a row without progress" in cluster.output(job)
+    assert tiny.trained(tiny.folder_of(root, "teacher")) == undisturbed
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,71 @@
+"""Who is at work on a stage: told by what its processes leave in files, so jobs of slurm/*.sh are seen too.
+
+Whoever starts the processes of a stage notes its job in `orders/`, and training its own in `heartbeat.json`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from imdm_dist.coupling.claim import process_start
+from imdm_dist.files import read_json
+from imdm_dist.launch import slurm
+from imdm_dist.pipeline.order import ORDERS
+from imdm_dist.training.heartbeat import NAME as HEARTBEAT
+from imdm_dist.training.heartbeat import Heartbeat, read_heartbeat
+
+STALE_S = 120.0
+"""Age of a heartbeat in seconds from which a run counts as silent."""
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Who is at work on a stage."""
+
+    job: int
+    """In the user's queue; 0 if it is none of these."""
+    where: str = ""
+    """In words, if there is no such job."""
+
+
+def noted_jobs(home: Path) -> dict[str, set[str]]:
+    """The jobs that noted themselves at work in the folders of a chain, by the folder's name; old ones too."""
+    noted: dict[str, set[str]] = {}
+    for path in home.glob(f"{ORDERS}/*.json"):
+        noted.setdefault(path.stem, set()).add(read_json(path).get("job", ""))
+    for path in home.glob(f"*/{HEARTBEAT}"):
+        if (beat := read_heartbeat(path.parent)) is not None:
+            noted.setdefault(path.parent.name, set()).add(beat.job)
+    return {folder: jobs - {""} for folder, jobs in noted.items() if jobs - {""}}
+
+
+def noted_log(home: Path, folder: Path) -> tuple[str, str]:
+    """The last job that began work in a folder, and its log; empty where none did, or where it has none."""
+    path = home / ORDERS / f"{folder.name}.json"
+    order = read_json(path) if path.exists() else {}
+    return order.get("job", ""), order.get("log", "")
+
+
+def in_hand(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Hand | None:
+    """Who is at work in a stage's folder; None if nobody is, as far as files and the user's queue tell.
+
+    Args:
+        jobs: those that noted themselves there.
+    """
+    for job in queue:
+        if str(job.id) in jobs and job.state not in slurm.OVER:
+            return Hand(job.id)
+    beat = read_heartbeat(folder)
+    if beat is None or beat.ended or beat.age > STALE_S or _gone(beat, queue):
+        return None
+    job_of = f"job {beat.job}, " if beat.job else ""
+    return Hand(0, f"{job_of}process {beat.pid} on {beat.host}")
+
+
+def _gone(beat: Heartbeat, queue: list[slurm.Job]) -> bool:
+    """Whether a process that beat a moment ago is known to be dead."""
+    over = any(str(job.id) == beat.job and job.state in slurm.OVER for job in queue)
+    return over or (beat.host == socket.gethostname() and process_start(beat.pid) is None)

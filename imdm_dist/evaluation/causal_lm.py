@@ -26,7 +26,7 @@ from imdm_dist.config.require import require
 from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.evaluation.gen_ppl import generative_perplexity
-from imdm_dist.files import hash_json, publish_dir, read_json, sha256_file, write_json
+from imdm_dist.files import hash_json, publish_dir, read_json, refuse_lfs_pointers, sha256_file, write_json
 from imdm_dist.provenance import versions
 
 RECORD = "evaluator.json"
@@ -135,6 +135,8 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
     name = str(folder_or_name)
     read = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
     try:
+        if _is_folder(name):
+            refuse_lfs_pointers(name)
         lm = read(name, local_files_only=True) if _is_folder(name) else hub.load(read, name)
     except (OSError, ValueError) as error:
         raise _unusable(name, error) from None
@@ -148,7 +150,9 @@ def find_causal_lm(folder_or_name: str) -> None:
         ValueError: there is neither.
     """
     try:
-        if not _is_folder(folder_or_name):
+        if _is_folder(folder_or_name):
+            refuse_lfs_pointers(folder_or_name)
+        else:
             hub.find(folder_or_name)
     except ValueError as error:
         raise _unusable(folder_or_name, error) from None

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imdm_dist.files import hash_json, read_json, sha256_file
+from imdm_dist.files import hash_json, read_json, refuse_lfs_pointers, sha256_file
 from imdm_dist.parallel.cuts import cut_of, join, share
 
 FORMAT = 2
@@ -131,7 +131,7 @@ def check(path: Path, quantity: str = "") -> Checkpoint:
         quantity: compare the files of this one alone; training needs all, a model a quarter of them.
 
     Raises:
-        ValueError: a file is missing or differs, or the format is another one.
+        ValueError: a file is missing, differs or is a Git-LFS pointer, or the format is another one.
     """
     if not (path / "state.json").exists():
         raise ValueError(f"{path} is no checkpoint: it has no state.json; give a run folder or a step-* folder in it")
@@ -144,6 +144,7 @@ def check(path: Path, quantity: str = "") -> Checkpoint:
         file = path / name
         if not name.startswith(quantity):
             continue
+        refuse_lfs_pointers(file)
         if not file.exists() or sha256_file(file) != digest:
             raise ValueError(f"{file} is missing or damaged: use another checkpoint")
     return Checkpoint(path, state)

@@ -24,6 +24,7 @@ _OLD = re.compile(r"\.(.+)\.[0-9a-f]{32}\.old\.tmp")
 LONGEST_NAME = 100
 """Bytes: file systems take 255, and names aside, of logs and of folders are longer than what they are made of."""
 _NAME = re.compile(r"[\w+()][\w+(),. -]*")
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def _sync(path: Path) -> None:
@@ -163,6 +164,26 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
+def refuse_lfs_pointers(*paths: Path | str) -> None:
+    """Check that files are not what Git leaves in the place of a large file that was not fetched.
+
+    Args:
+        paths: files, or folders whose files are looked at; what is not there is passed over.
+
+    Raises:
+        ValueError: one is a Git-LFS pointer.
+    """
+    for path in map(Path, paths):
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if not file.is_file():
+                continue
+            with open(file, "rb") as handle:
+                if handle.read(len(_LFS)) == _LFS:
+                    raise ValueError(
+                        f"{file} is a Git-LFS pointer, not the file itself: run git lfs pull where it lies"
+                    )
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Publish `value` as indented JSON."""
     with publish_file(path) as aside:
@@ -176,8 +197,9 @@ def read_json(path: Path | str) -> Any:
         ValueError: the file is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        refuse_lfs_pointers(path)
         raise ValueError(f"{path} is not readable JSON ({error}): remove it and make it again") from None
 
 

@@ -107,8 +107,8 @@ def leaving_at_signals() -> Iterator[None]:
     global _leaving
     if _cause:
         raise SystemExit(EXIT_STOPPED)
-    _leaving = True
+    before, _leaving = _leaving, True
     try:
         yield
     finally:
-        _leaving = False
+        _leaving = before

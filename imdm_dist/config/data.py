@@ -17,13 +17,18 @@ class DataConfig:
     source: Literal["embedded", "files", "hub", "synthetic"] = "embedded"
     """embedded: English that CPython carries; files: train/valid below; hub: a data set's name; synthetic: {00, 11}."""
     train: tuple[str, ...] = ()
-    """Training files (.txt, .jsonl, .parquet, also .gz; globs allowed), or one hub split such as train[:-100000]."""
+    """Training files (.txt, .jsonl, .parquet, also compressed), folders of them or globs, or one hub split such as
+    train[:-100000]."""
     valid: tuple[str, ...] = ()
     """Validation files or split."""
+    valid_share: float = 0.0
+    """In place of data.valid: this share of the documents of data.train, chosen by their hash, is for validation."""
     name: str = ""
     """Name of the hub data set when source=hub."""
     text_field: str = "text"
-    """Column or JSON field that holds the text."""
+    """Column or JSON field that holds the text; doc.text is field text within doc."""
+    document: Literal["file", "paragraph", "line"] = "line"
+    """What a document of a text file is; paragraphs are set apart by blank lines. A JSON object or a row is one."""
     tokenizer: str = "embedded"
     """embedded: a byte-level BPE trained on the training text; else a local folder or a hub name."""
     bpe_size: int = 1024
@@ -42,8 +47,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.length >= 1, f"data.length is {self.length}: set it to 1 or more")
         require(self.bpe_size >= 300, f"data.bpe_size is {self.bpe_size}: a byte-level BPE needs 300 or more")
+        require(0 <= self.valid_share < 1, f"data.valid_share is {self.valid_share}: set it to 0 or more, below 1")
         require(
-            self.source != "files" or bool(self.train and self.valid),
-            "data.source=files needs data.train and data.valid: give files of each, e.g. data.train=train.txt",
+            not (self.valid_share and self.valid),
+            "data.valid and data.valid_share are both set: leave one of them out",
+        )
+        require(
+            not self.valid_share or self.source in ("files", "hub"),
+            f"data.valid_share splits text of your own, and data.source is {self.source}: leave it out",
+        )
+        require(
+            self.source != "files" or bool(self.train and (self.valid or self.valid_share)),
+            "data.source=files needs data.train and data.valid: give files of each, e.g. data.train=train.txt, or "
+            "split training text with data.valid_share=0.01",
         )
         require(self.source != "hub" or bool(self.name), "data.source=hub needs data.name, e.g. data.name=openwebtext")

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from imdm_dist.files import refuse_lfs_pointers
+
 
 class _Loader(yaml.SafeLoader):
     """`yaml.SafeLoader` with the plain scalars of YAML 1.2 and no duplicate keys."""
@@ -79,6 +81,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path} does not exist: give a YAML file such as those in configs/") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): give a readable YAML file") from None
+    refuse_lfs_pointers(path)
     value = parse_yaml(content, str(path))
     if value is None:
         return {}

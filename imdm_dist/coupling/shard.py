@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imdm_dist.coupling.pairs import Starts
-from imdm_dist.files import publish_file
+from imdm_dist.files import publish_file, refuse_lfs_pointers
 
 Tokens = Tensor | NDArray[np.integer[Any]]
 
@@ -110,6 +110,7 @@ def read_shard(path: Path, numbers: range, length: int) -> Shard:
     Raises:
         ValueError: the file is missing or damaged, or holds other pairs or sequences of another length.
     """
+    refuse_lfs_pointers(path)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()

@@ -4,13 +4,16 @@ Its sentences are words and marks set apart by single spaces, as a tokenizer for
 leaves them: `don 't`, `Obama 's`, `( £ 61 million )`, `" We let folks know " , he said .`, `9 / 11`,
 `7 : 45 p.m.`, `http : / / example.com`. Quotes are straight on both sides, so which side of a quote
 a space belonged to is inferred: from its place in the line, and else by taking turns.
+The public detokenizer of MDLM and DUO joins `$` and `£` to what follows and leaves `€ 8bn` and `Doctor # 2` apart;
+here these are joined too, in front of a number alone: `20 € per day` and `C # code` stay as they are.
 """
 
 from __future__ import annotations
 
 import re
 
-_OPENING = frozenset("([{$£€#")
+_OPENING = frozenset("([{$£")
+_BEFORE_NUMBERS = frozenset("€#")
 _CLOSING = re.compile(r"[,.;:?!%)\]}]|\.{2,}|'[A-Za-z]+")
 _URL = re.compile(r"\b(https?|ftp) ?: ?/ ?/ ?")
 _WITHIN = re.compile(r"(?<=\d) ?(:) ?(?=\d)| (/) ")
@@ -40,6 +43,8 @@ def lm1b(sentence: str) -> str:
             attach_left, attach_right = not opens, opens
         else:
             attach_left, attach_right = _CLOSING.fullmatch(word) is not None, word in _OPENING
+            if word in _BEFORE_NUMBERS:
+                attach_right = words[index + 1 : index + 2] != [] and words[index + 1][0].isdigit()
         if not (glue or attach_left):
             pieces.append(" ")
         pieces.append(word)

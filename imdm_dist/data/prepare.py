@@ -15,23 +15,27 @@ from pathlib import Path
 from typing import Any, get_args
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import synthetic
+from imdm_dist.data.bpe import LONGEST_WORD, long_word
 from imdm_dist.data.packing import pack
-from imdm_dist.data.text import Split, data_root, read_texts, source_identity, text_batches
+from imdm_dist.data.text import Split, data_root, say_repeated, source_identity
+from imdm_dist.data.texts import read_texts, text_batches
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, make_folder, publish_dir, write_json
-from imdm_dist.signals import interrupted
+from imdm_dist.signals import interrupted, leaving_at_signals
 
-_PACKING = ("source", "text_field", "packing", "separator", "detokenizer", "length")
-"""Settings that shape the rows, beside the text and the tokenizer."""
-_FORMAT = 2
+_TEXTS = ("source", "text_field", "document", "valid_share", "packing", "detokenizer")
+"""Settings that shape the texts, beside the files or data set themselves."""
+_FORMAT = 3
 """Raised when the code comes to make other rows from the same settings."""
 _BPE_BATCHES = 256
 """A BPE is trained on the first gigabyte of text: more does not change it, and would not fit in memory."""
-_SCRATCH = "scratch"
+_NAMED = 3
+"""Places that are named of one kind; the rest are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +61,12 @@ def build_once(
 
     Where one of its `parts` is gone, as after the advice to remove a damaged token file, all of it is made again.
 
-    A build that fails or is killed leaves no `folder`, and the next one starts afresh.
+    A build that fails or is killed leaves no `folder`, and the next one starts afresh. A signal to stop ends it, and
+    ends waiting for another's.
 
     Raises:
         NotPreparedError: it does not exist, and `may_build` is false.
+        SystemExit: the process was asked to stop (see `leaving_at_signals`).
     """
 
     def there() -> bool:
@@ -70,6 +76,12 @@ def build_once(
         return folder
     if not may_build:
         raise NotPreparedError(f"not made yet: {what}; run tools/prepare_data.py")
+    with leaving_at_signals():
+        _build(folder, what, build, there)
+    return folder
+
+
+def _build(folder: Path, what: str, build: Callable[[Path], None], there: Callable[[], bool]) -> None:
     make_folder(folder.parent)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
@@ -88,30 +100,50 @@ def build_once(
                 build(aside)
     finally:
         lock.release()
-    return folder
 
 
 def _bpe(config: DataConfig, cache: Path, may_build: bool) -> Tokenizer:
     settings = {
         "format": _FORMAT,
         "text": source_identity(config, "train"),
-        **{key: getattr(config, key) for key in ("source", "text_field", "bpe_size", "packing", "detokenizer")},
+        **{key: getattr(config, key) for key in (*_TEXTS, "bpe_size")},
     }
 
     def build(aside: Path) -> None:
-        table = read_texts(config, "train", _scratch(config, aside))
-        train_bpe(islice(text_batches(table, config, "BPE"), _BPE_BATCHES), config.bpe_size, aside)
+        texts = read_texts(config, "train")
+        long_words = _LongWords(texts.name)
+        batches = text_batches(texts, config, "BPE: reading", long_words.look)
+        train_bpe(islice(batches, _BPE_BATCHES), config.bpe_size, aside)
+        long_words.say()
         write_json(aside / "settings.json", settings)
-        shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
 
     name = f"bpe-{hash_json(settings)[:16]}"
     folder = build_once(cache / name, f"a BPE of {config.bpe_size} entries", build, may_build)
     return load_tokenizer(str(folder.resolve()))
 
 
-def _scratch(config: DataConfig, aside: Path) -> Path | None:
-    """What `datasets` makes of local files goes when the build is over; what it downloads is kept."""
-    return aside / _SCRATCH if config.source == "files" else None
+class _LongWords:
+    """Says where words are that a BPE cannot be trained on as they are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found = 0
+
+    def look(self, text: str, place: str) -> None:
+        """Say so if this text has one, for the first few."""
+        if sign := long_word(text):
+            self.found += 1
+            if self.found <= _NAMED:
+                tqdm.write(
+                    f"{self.name}: {place}: a word of {LONGEST_WORD:,} characters or more (of {sign}); the BPE is "
+                    "trained on pieces of it",
+                    file=sys.stderr,
+                )
+
+    def say(self) -> None:
+        """Say how many more there were."""
+        if self.found > _NAMED:
+            print(f"{self.name}: such words in {self.found - _NAMED:,} more documents", file=sys.stderr)
 
 
 def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bool) -> Dataset:
@@ -119,18 +151,16 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bo
     settings = {
         "format": _FORMAT,
         "tokenizer": tokenizer.fingerprint,
-        **{
-            key: getattr(config, key)
-            for key in ("source", "text_field", "packing", "separator", "detokenizer", "length")
-        },
+        **{key: getattr(config, key) for key in (*_TEXTS, "separator", "length")},
     }
 
     def build(aside: Path) -> None:
+        say_repeated(config, identity)
         for split in get_args(Split):
-            table = read_texts(config, split, _scratch(config, aside))
+            texts = read_texts(config, split)
             TokenFile.write(
                 aside / split,
-                pack(text_batches(table, config, split), tokenizer, config.length, config.separator),
+                pack(text_batches(texts, config, split), tokenizer, config.length, config.separator),
                 length=config.length,
                 vocab_size=tokenizer.vocab_size,
                 mask_id=tokenizer.mask_id,
@@ -139,7 +169,7 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bo
                 settings={"tokenizer": tokenizer.fingerprint, "split": split},
                 origin=settings | {"text": identity[split]},
             )
-        shutil.rmtree(aside / _SCRATCH, ignore_errors=True)
+            texts.say()
 
     name = f"{config.source}-{config.length}-{hash_json([settings, identity])[:16]}"
     folder = build_once(

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from imdm_dist.data.text_file import TextFile
 from imdm_dist.data.tokenizer import Tokenizer
 
 
@@ -24,12 +25,12 @@ def read_prompts(path: Path | str, tokenizer: Tokenizer, length: int) -> Tensor:
         int64 [P, L]: begin token, prompt, masks.
 
     Raises:
-        ValueError: the file is missing or holds no prompt.
+        ValueError: the file is missing, is no UTF-8 or holds no prompt.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no prompt file {path}: give a text file with one prompt a line")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for _, line in TextFile(path).lines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} holds no prompt: put one on each line")
     rows_PL = torch.full((len(lines), length), tokenizer.mask_id)

@@ -8,7 +8,7 @@ Shape suffixes: K rows of a chunk, L length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imdm_dist.files import hash_json, publish_dir, read_record, sha256_file, write_json
+from imdm_dist.files import hash_json, publish_dir, read_record, refuse_lfs_pointers, sha256_file, write_json
 
 _KEYS = ("rows", "length", "vocab_size", "mask_id", "bos_id", "eos_id", "settings", "origin", "sha256", "fingerprint")
 _NOT_CONTENT = ("origin", "fingerprint")
@@ -30,6 +30,21 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 def _fingerprint(meta: dict[str, Any]) -> str:
     return hash_json({key: meta[key] for key in _KEYS if key not in _NOT_CONTENT})
+
+
+def _without_mask(rows: Iterable[np.ndarray], mask_id: int, name: str) -> Iterator[np.ndarray]:
+    """The chunks [K, L] of rows as they are; ValueError at the first row that holds the mask."""
+    count = 0
+    for chunk_KL in rows:
+        masked_K = (chunk_KL == mask_id).any(axis=1)
+        if masked_K.any():
+            raise ValueError(
+                f"{name}: row {count + int(masked_K.argmax()) + 1} holds the mask, id {mask_id}, which stands for no "
+                "text: a word there is the tokenizer's mask_token; name another one in its tokenizer_config.json, or "
+                "take that word out"
+            )
+        count += len(chunk_KL)
+        yield chunk_KL
 
 
 def _append_rows(path: Path, rows: Iterable[np.ndarray], length: int, dtype: np.dtype) -> int:
@@ -122,10 +137,10 @@ class TokenFile:
             origin: JSON values that say where the rows came from; they do not.
 
         Raises:
-            ValueError: there are no rows.
+            ValueError: there are no rows, or one holds the mask.
         """
         path = Path(path)
-        chunks = [rows] if isinstance(rows, np.ndarray) else rows
+        chunks = _without_mask([rows] if isinstance(rows, np.ndarray) else rows, mask_id, path.name)
         with publish_dir(path) as aside:
             count = _append_rows(aside / "tokens.npy", chunks, length, token_dtype(vocab_size))
             if count == 0:
@@ -160,6 +175,7 @@ class TokenFile:
         meta = read_record(path / "meta.json")
         if meta is None or sorted(meta) != sorted(_KEYS) or meta["fingerprint"] != _fingerprint(meta):
             raise ValueError(f"{path}/meta.json is not as it was written: {remedy}")
+        refuse_lfs_pointers(path / "tokens.npy")
         try:
             tokens = np.load(path / "tokens.npy", mmap_mode="r")
         except (ValueError, EOFError):

@@ -9,20 +9,35 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import transformers
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken
 from torch import Tensor
 
 from imdm_dist import hub
-from imdm_dist.files import hash_json, publish_dir
+from imdm_dist.data.bpe import train_backend
+from imdm_dist.files import hash_json, publish_dir, refuse_lfs_pointers
 
 END_OF_TEXT = "<|endoftext|>"
+_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_LONG = 2**23
+"""Characters that take many seconds to encode."""
 _PROBE = "Some plain words, and the number 42."
 # Names that carry these roles in a bare tokenizer.json, which does not say what they are for.
 _BOS_NAMES = (END_OF_TEXT, "<s>", "[CLS]")
@@ -49,7 +64,12 @@ class Tokenizer:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, no special tokens added; the name of one within a text is plain text."""
-        return [one.ids for one in self.fast.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        backend = self.fast.backend_tokenizer
+        # Else a text that says "[MASK]" or "<|endoftext|>" would put the mask or an end token into the data. Set each
+        # time: whatever is encoded through `fast` sets it as transformers would have it.
+        backend.encode_special_tokens = True
+        encode = partial(backend.encode_batch_fast, texts, add_special_tokens=False)
+        return [one.ids for one in (_stoppable(encode) if sum(map(len, texts)) > _LONG else encode())]
 
     def save(self, folder: Path | str) -> None:
         """Publish the tokenizer as a folder that `load_tokenizer` reads back to the same fingerprint."""
@@ -59,6 +79,20 @@ class Tokenizer:
     def decode(self, ids: Iterable[int] | np.ndarray | Tensor) -> str:
         """The text of one sequence of ids, special tokens included by name."""
         return self.fast.decode([int(one) for one in ids], skip_special_tokens=False)
+
+
+def _stoppable(call: Callable[[], Any]) -> Any:
+    """What `call` gives: made in a thread, for one that is long within a library would keep signals waiting."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def _special(fast: transformers.PreTrainedTokenizerFast, declared: list[int | None], names: tuple[str, ...]) -> int:
@@ -101,6 +135,8 @@ def load_tokenizer(name: str, root: Path | str = ".") -> Tokenizer:
     """
     folder = Path(root) / Path(name).expanduser()
     local = _local_reader(name, folder)
+    if local is not None:
+        refuse_lfs_pointers(*(folder / file for file in _FILES))
     if local is None:
         print(f"data.tokenizer={name} is no folder under {root}: taking it for a name of the hub", file=sys.stderr)
     try:
@@ -129,7 +165,6 @@ def wrap_tokenizer(fast: transformers.PreTrainedTokenizerFast, name: str) -> Tok
     backend = fast.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    # Else a text that says "[MASK]" or "<|endoftext|>" would put the mask or an end token into the data.
     backend.encode_special_tokens = True
     try:
         ids = backend.encode(_PROBE, add_special_tokens=False).ids
@@ -151,12 +186,24 @@ def wrap_tokenizer(fast: transformers.PreTrainedTokenizerFast, name: str) -> Tok
     if mask_id < 0:
         fast.add_special_tokens({"mask_token": _MASK_NAMES[0]})
         mask_id = fast.mask_token_id
+    _make_special(fast, {bos_id, eos_id, mask_id})
     vocabulary = fast.get_vocab()
     vocab_size = max(vocabulary.values()) + 1
     model = json.loads(backend.to_str())["model"]
     merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges", [])]
     fingerprint = hash_json([sorted(vocabulary.items()), merges, ids, bos_id, eos_id, mask_id])
     return Tokenizer(fast, vocab_size, mask_id, bos_id, eos_id, fingerprint)
+
+
+def _make_special(fast: transformers.PreTrainedTokenizerFast, ids: set[int]) -> None:
+    """Make added tokens special, whatever the tokenizer's file says: others are found within texts."""
+    for token_id, token in fast.backend_tokenizer.get_added_tokens_decoder().items():
+        if token_id in ids and not token.special:
+            special = AddedToken(
+                token.content, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False
+            )
+            special.special = True
+            fast.backend_tokenizer.add_special_tokens([special])
 
 
 def train_bpe(texts: Iterable[str] | Iterable[list[str]], size: int, folder: Path | str) -> None:
@@ -169,18 +216,12 @@ def train_bpe(texts: Iterable[str] | Iterable[list[str]], size: int, folder: Pat
         size: ids wanted, the mask not counted; a short text gives fewer.
         folder: made if missing; tokenizer.json is written into it, not atomically.
     """
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
-    )
     os.makedirs(folder, exist_ok=True)
+    train_backend(texts, size, END_OF_TEXT, Path(folder) / "tokenizer.json")
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(Path(folder) / "tokenizer.json"),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
     fast.save_pretrained(str(folder))

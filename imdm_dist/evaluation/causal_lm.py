@@ -27,7 +27,7 @@ from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.device import few_kernels
 from imdm_dist.evaluation.gen_ppl import generative_perplexity
-from imdm_dist.files import hash_json, publish_dir, read_record, sha256_file, write_json
+from imdm_dist.files import hash_json, publish_dir, read_record, refuse_lfs_pointers, sha256_file, write_json
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 
@@ -150,6 +150,8 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
     name = str(folder_or_name)
     read = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
     try:
+        if is_folder(name):
+            refuse_lfs_pointers(name)
         lm = read(name, local_files_only=True) if is_folder(name) else hub.load(read, name)
     except Exception as error:  # readers of weights raise what they like for a file that is damaged
         raise unusable(name, error) from None

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imdm_dist.files import hash_json, read_record, refuse_dangling, sha256_file
+from imdm_dist.files import hash_json, read_record, refuse_dangling, refuse_lfs_pointers, sha256_file
 from imdm_dist.parallel.cuts import cut_of, join, share
 
 FORMAT = 2
@@ -132,7 +132,7 @@ def check(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
         quick: compare only each file's header with its size, which shows what is cut off or something else.
 
     Raises:
-        ValueError: a file is missing or differs, or the format is another one.
+        ValueError: a file is missing, differs or is a Git-LFS pointer, or the format is another one.
     """
     if not (path / "state.json").exists():
         raise ValueError(f"{path} is no checkpoint: it has no state.json; give a run folder or a step-* folder in it")
@@ -147,6 +147,7 @@ def check(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
         file = path / name
         if not name.startswith(quantity):
             continue
+        refuse_lfs_pointers(file)
         if not file.exists() or not (_has_its_size(file) if quick else sha256_file(file) == digest):
             raise ValueError(f"{file} is missing or damaged: use another checkpoint")
     return Checkpoint(path, state)

@@ -97,7 +97,9 @@ def test_the_chain_ends_in_a_table(folders):
         assert record["figures"]["mean"]["gen_ppl"] > 1
         assert len(record["figures"]["by_seed"]) == 2
         assert record["figures"]["mean"]["copied_8grams"] is not None
-    assert result["trigram_valid_ppl"] > 1
+    for figures in (*result["valid_ppl"].values(), result["trigram_valid_ppl"], result["evaluator_valid_ppl"]):
+        assert all(figures[over]["ppl"] > 1 for over in ("all", "text"))
+    assert all(result["valid_ppl"]["MDLM"][over]["ppl_se"] > 0 for over in ("all", "text"))
     assert "Gen. PPL" in (folders["table"] / "table.md").read_text()
 
 

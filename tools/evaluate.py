@@ -27,7 +27,7 @@ def main() -> None:
         help="name in the table, and run; may be repeated",
     )
     parser.add_argument(
-        "--evaluator", required=True, help="causal language model: a folder, or a hub name (gpt2-large)"
+        "--evaluator", help="causal language model: a folder, or a hub name (gpt2-large); without one no Gen. PPL"
     )
     parser.add_argument("--out", required=True, help="folder of the result; it must not exist yet")
     parser.add_argument("--reference", help="coupling folder whose 8-grams count as copied")

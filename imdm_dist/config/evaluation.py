@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
@@ -24,10 +25,17 @@ class EvaluationConfig:
     """Sampling seeds; figures are given per seed and as their mean."""
     batch: int = 64
     """Sequences sampled together."""
+    valid_draws: int = 4
+    """Draws of time, masks and noise for each of the train.valid_rows rows behind validation PPL."""
+    scored: Literal["ids", "text"] = "ids"
+    """Gen. PPL of sampled ids (SDTT) or of their text (MDLM, DUO, paper); where an evaluator takes but one, of that."""
+    end_tokens: Literal["all", "first"] = "all"
+    """End tokens that Gen. PPL counts: all (SDTT), or none from the second of a sample on (MDLM, DUO, paper)."""
 
     def __post_init__(self) -> None:
         require(self.samples >= 1, f"evaluation.samples is {self.samples}: set it to 1 or more")
-        require(self.batch >= 1, f"evaluation.batch is {self.batch}: set it to 1 or more")
+        for name in ("batch", "valid_draws"):
+            require(getattr(self, name) >= 1, f"evaluation.{name} is {getattr(self, name)}: set it to 1 or more")
         require(bool(self.steps) and min(self.steps, default=0) >= 1, "evaluation.steps must be numbers of 1 or more")
         require(bool(self.seeds), "evaluation.seeds is empty: give one or more")
 

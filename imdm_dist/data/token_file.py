@@ -109,6 +109,14 @@ class TokenFile:
         return self.mapped
 
     @property
+    def text_positions(self) -> slice:
+        """Positions of a row that text decides: all, but for the begin and the end token that packing forces.
+
+        Separators within a row are of them: where a text ends is the text's doing, and has to be predicted.
+        """
+        return slice(0 if self.bos_id is None else 1, self.length - (0 if self.eos_id is None else 1))
+
+    @property
     def rows(self) -> int:
         """Number of rows."""
         return len(self.mapped)

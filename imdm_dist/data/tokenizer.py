@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -76,9 +77,31 @@ class Tokenizer:
         with publish_dir(folder) as aside:
             self.fast.save_pretrained(aside)
 
+    @property
+    def clean_up(self) -> bool:
+        """Whether `decode` takes out the spaces that WordPiece puts around signs, so that `it ' s` reads `it's`.
+
+        Said to the library, whose default was on in transformers 4 and is off in 5. It is off for byte-level BPE, which
+        gives text back as it was, and where transformers 5 refuses it; transformers 4 did it there too.
+        """
+        return type(self.fast.backend_tokenizer.model).__name__ == "WordPiece"
+
     def decode(self, ids: Iterable[int] | np.ndarray | Tensor) -> str:
         """The text of one sequence of ids, special tokens included by name."""
-        return self.fast.decode([int(one) for one in ids], skip_special_tokens=False)
+        ids = [int(one) for one in ids]
+        return self.fast.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=self.clean_up)
+
+    def encode_decoded(self, texts: list[str]) -> list[list[int]]:
+        """Ids of decoded texts: names of special tokens, but for the mask's, stand for the tokens again."""
+        special = {*self.fast.all_special_ids, self.bos_id, self.eos_id} - {self.mask_id}
+        ids = {self.fast.convert_ids_to_tokens(one): one for one in special}
+        marks = re.compile("(" + "|".join(map(re.escape, sorted(ids, key=len, reverse=True))) + ")")
+        # Text stands at even places, a mark between any two of them.
+        parts = [marks.split(text) for text in texts]
+        plain = iter(self.encode([text for part in parts for text in part[::2]]))
+        return [
+            [one for at, mark in enumerate(part) for one in ([ids[mark]] if at % 2 else next(plain))] for part in parts
+        ]
 
 
 def _stoppable(call: Callable[[], Any]) -> Any:

@@ -26,7 +26,7 @@ from imdm_dist.config.require import require
 from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.device import few_kernels
-from imdm_dist.evaluation.gen_ppl import generative_perplexity
+from imdm_dist.evaluation.perplexity import perplexities
 from imdm_dist.files import hash_json, publish_dir, read_record, refuse_lfs_pointers, sha256_file, write_json
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
@@ -80,8 +80,8 @@ def train_evaluator(
         autocast: bfloat16 matrix products, on fp32 weights; fast on recent CPUs and GPUs.
 
     Returns:
-        The content of evaluator.json: key, config, valid_ppl (tokens 2 to L of every row), data fingerprints,
-        seconds, versions.
+        The content of evaluator.json: key, config, valid_ppl (tokens 2 to L of every row), valid_ppl_text (text tokens:
+        what compares with other models), data fingerprints, seconds, versions.
 
     Raises:
         ValueError: rows of fewer than two tokens.
@@ -116,12 +116,13 @@ def _make(
         lm = _gpt2(config, data).to(device)
         _fit(lm, config, data, device, autocast)
     lm.eval()
-    scored = generative_perplexity(lm, valid.tokens, config.batch)
+    scored = perplexities(lm, valid, valid.rows).to_dict()
     record = {
         "key": key,
         "config": asdict(config),
         "parameters": sum(weight.numel() for weight in lm.parameters()),
-        "valid_ppl": scored.token_level,
+        "valid_ppl": scored["all"]["ppl"],
+        "valid_ppl_text": scored["text"]["ppl"],
         "valid_rows": valid.rows,
         "data": data.fingerprint,
         "tokens": data_tokens(data),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from imdm_dist.config.schema import Config
-from imdm_dist.data import Dataset, load_tokenizer
+from imdm_dist.data import Dataset
 from imdm_dist.device import default_device
-from imdm_dist.evaluation.causal_lm import RECORD, data_tokens, load_causal_lm
-from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_texts
 from imdm_dist.evaluation.ngram import TrigramModel
+from imdm_dist.evaluation.perplexity import perplexities
 from imdm_dist.evaluation.result import ResultRecord, mean_figures, table_markdown
 from imdm_dist.evaluation.sampling import draw_samples
+from imdm_dist.evaluation.scorer import Scorer, figure_name, load_scorer
 from imdm_dist.evaluation.text_metrics import text_figures
-from imdm_dist.files import check_name, publish_dir, read_json, write_json
-from imdm_dist.objectives.validation import validation_perplexity
+from imdm_dist.files import check_name, publish_dir, write_json
+from imdm_dist.perplexity import show_perplexity
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 from imdm_dist.training.checkpoint import load_model
@@ -27,8 +27,6 @@ from imdm_dist.training.checkpoint import load_model
 SAMPLES_SHOWN = 3
 TRIGRAM_TOKENS = 50_000_000
 """Tokens that fit in memory as counted trigrams."""
-SCORED_LOGITS = 2**27
-"""Logits of the evaluator that exist at a time: half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,18 @@ class Candidate:
 
 
 def evaluate(
-    config: Config, data: Dataset, candidates: Mapping[str, Candidate], evaluator: Path | str, folder: Path | str
+    config: Config,
+    data: Dataset,
+    candidates: Mapping[str, Candidate],
+    evaluator: Path | str | None,
+    folder: Path | str,
 ) -> dict[str, Any]:
     """Evaluate models alike and publish result.json, table.md and the samples in `folder`.
 
     Args:
         config: sections evaluation and train (valid_rows) count.
         candidates: models by the name they have in the table.
-        evaluator: causal language model over the same tokens, as transformers loads it.
+        evaluator: causal language model, as transformers loads it; without one there is no Gen. PPL.
 
     Returns:
         The content of result.json.
@@ -60,20 +62,24 @@ def evaluate(
     for name in candidates:
         check_name(name, "the name of a model")
     settings, device = config.evaluation, default_device()
-    score, scored_by = scorer(evaluator, data)
-    records, perplexities = [], {}
+    scorer = load_scorer(evaluator, data) if evaluator else None
+    scored, end_tokens = scorer.chosen(settings) if scorer else (None, None)
+    rows, records, valid_ppl = config.train.valid_rows, [], {}
     with interrupted(lambda: "nothing is kept of this evaluation, it begins anew"), publish_dir(folder) as aside:
         for name, candidate in candidates.items():
             loaded = load_model(candidate.path, settings.weights)
             loaded.check_data(data)
             model = loaded.model.to(device)
-            perplexities[name] = validation_perplexity(model, data.valid, config.train.valid_rows)
+            valid_ppl[name] = perplexities(model, data.valid, rows, settings.valid_draws, progress=True).to_dict()
             for steps in settings.steps:
                 by_seed = []
                 for seed in settings.seeds:
                     tokens = draw_samples(model, settings, data.train.length, steps, seed).numpy()
                     np.save(aside / f"samples-{name}-{steps}-{seed}.npy", tokens.astype(np.int32))
-                    by_seed.append({"gen_ppl": score(tokens), **text_figures(tokens, candidate.reference)})
+                    gen_ppl = scorer.figures(tokens) if scorer else {}
+                    if scorer:
+                        gen_ppl = {"gen_ppl": gen_ppl[figure_name(scorer.chosen(settings))], **gen_ppl}
+                    by_seed.append({**gen_ppl, **text_figures(tokens, candidate.reference)})
                 texts = [data.tokenizer.decode(row) for row in tokens[:SAMPLES_SHOWN]] if data.tokenizer else []
                 record = ResultRecord(
                     model=name,
@@ -84,15 +90,21 @@ def evaluate(
                     seeds=settings.seeds,
                     samples=settings.samples,
                     figures={"mean": mean_figures(by_seed), "by_seed": by_seed, "texts": texts},
-                    evaluator=scored_by,
+                    evaluator=scorer.about if scorer else None,
+                    scored=scored,
+                    end_tokens=end_tokens,
+                    clean_up=data.tokenizer.clean_up if data.tokenizer else None,
                 )
                 records.append(record.to_dict())
         result = {
             "records": records,
-            "valid_ppl": perplexities,
-            "valid_rows": min(config.train.valid_rows, data.valid.rows),
-            "trigram_valid_ppl": trigram_perplexity(data, config.train.valid_rows),
-            "evaluator": scored_by,
+            "valid_ppl": valid_ppl,
+            "valid_rows": min(rows, data.valid.rows),
+            "valid_draws": settings.valid_draws,
+            "trigram_valid_ppl": _of_trigram(data, rows),
+            "evaluator_valid_ppl": _of_evaluator(scorer, data, rows),
+            "gen_ppl_shown": [list(one) for one in scorer.shown(settings)] if scorer else [],
+            "evaluator": scorer.about if scorer else None,
             "data": {"train": data.train.fingerprint, "valid": data.valid.fingerprint},
             "versions": versions(),
         }
@@ -101,49 +113,29 @@ def evaluate(
     return result
 
 
-def scorer(evaluator: Path | str, data: Dataset) -> tuple[Callable[[np.ndarray], float], dict[str, Any]]:
-    """Gen. PPL under a language model, and what to say about it.
-
-    A model trained by `train_evaluator`, or one with the data's own tokenizer, scores the ids as they are; any other,
-    such as GPT-2 on BERT samples, scores the decoded text in tokens of its own.
-
-    Raises:
-        ValueError: the evaluator does not load, or was trained here on other tokens.
-    """
-    lm = load_causal_lm(evaluator, default_device())
-    batch = max(1, SCORED_LOGITS // (data.train.length * lm.config.vocab_size))
-    about: dict[str, Any]
-    if (Path(evaluator) / RECORD).exists():
-        about = read_json(Path(evaluator) / RECORD)
-        if about["tokens"] != data_tokens(data.train):
-            raise ValueError(f"{evaluator} was trained on other tokens than this data has: train one on this data")
-        own = True
-    else:
-        theirs = load_tokenizer(str(evaluator))
-        about = {"name": str(evaluator), "tokenizer": theirs.fingerprint}
-        own = data.tokenizer is not None and theirs.fingerprint == data.tokenizer.fingerprint
-    if own or data.tokenizer is None:
-        return lambda rows: generative_perplexity(lm, rows, batch).token_level, {**about, "scored": "ids as sampled"}
-    tokenizer, length = data.tokenizer, data.train.length
-
-    def score_text(rows: np.ndarray) -> float:
-        texts = [tokenizer.decode(row) for row in rows]
-        return generative_perplexity_of_texts(lm, theirs.fast, texts, length, batch).token_level
-
-    return score_text, {**about, "scored": "decoded text, special tokens by name, in the evaluator's tokens"}
-
-
-def trigram_perplexity(data: Dataset, valid_rows: int) -> float | None:
+def _of_trigram(data: Dataset, rows: int) -> dict[str, Any] | None:
     """Validation PPL of a trigram, over the rows that models are validated on; None for text too large to count."""
     if data.train.rows * data.train.length > TRIGRAM_TOKENS:
         return None
-    return TrigramModel.fit(data.train.tokens, data.train.vocab_size).perplexity(data.valid.tokens[:valid_rows])
+    trigram = TrigramModel.fit(data.train.tokens, data.train.vocab_size)
+    return perplexities(trigram, data.valid, rows).to_dict()
+
+
+def _of_evaluator(scorer: Scorer | None, data: Dataset, rows: int) -> dict[str, Any] | None:
+    """Validation PPL of the evaluator over the same rows; None where it does not read their ids."""
+    if scorer is None or not scorer.ids:
+        return None
+    return perplexities(scorer.lm, data.valid, rows, progress=True).to_dict()
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Markdown tables of a result: one row a model and step count, then validation PPL."""
-    headers = ["model", "steps", "Gen. PPL", "entropy", "distinct-1", "distinct-2", "distinct-3", "copied 8-grams"]
-    names = ("gen_ppl", "entropy", "distinct_1", "distinct_2", "distinct_3", "copied_8grams")
+    shown = [tuple(one) for one in result["gen_ppl_shown"]]
+    names = [*map(figure_name, shown), "entropy", "distinct_1", "distinct_2", "distinct_3", "copied_8grams"]
+    headers = ["model", "steps", *(_heading(*one) for one in shown)]
+    if not shown:
+        names, headers = ["gen_ppl", *names], [*headers, "Gen. PPL"]
+    headers += ["entropy", "distinct-1", "distinct-2", "distinct-3", "copied 8-grams"]
     rows = []
     for record in result["records"]:
         mean = record["figures"]["mean"]
@@ -153,7 +145,20 @@ def table(result: Mapping[str, Any]) -> str:
         f"{first['samples']} samples a seed, seeds {', '.join(map(str, first['seeds']))} (means); {first['weights']} "
         f"weights, {first['draw_precision']} draws, {first['sampler']}, noise policy {first['noise_policy']}.\n"
     )
-    valid = [[name, value] for name, value in result["valid_ppl"].items()]
-    valid.append(["trigram (modified Kneser-Ney)", result["trigram_valid_ppl"]])
-    header = ["model", f"validation PPL, {result['valid_rows']} rows"]
-    return "\n".join((table_markdown(headers, rows), note, table_markdown(header, valid)))
+    others = {"trigram (modified Kneser-Ney)": result["trigram_valid_ppl"], "evaluator": result["evaluator_valid_ppl"]}
+    valid = [
+        [name, *(show_perplexity(figures and figures[over]) for over in ("text", "all"))]
+        for name, figures in (*result["valid_ppl"].items(), *others.items())
+    ]
+    header = ["model", f"validation PPL, {result['valid_rows']} rows: text tokens", "all tokens"]
+    about = (
+        "Text tokens are all but the first and last of a row, which packing forces. ± is the standard error over draws "
+        f"of times, masks and noise, {result['valid_draws']} a row, for these rows; the models' figures are upper "
+        "bounds. The evaluator's over all tokens leaves out the first of each row.\n"
+    )
+    return "\n".join((table_markdown(headers, rows), note, table_markdown(header, valid), about))
+
+
+def _heading(scored: str, end_tokens: str) -> str:
+    ends = {"all": "all end tokens", "first": "first end token"}[end_tokens]
+    return f"Gen. PPL ({scored}, {ends})"

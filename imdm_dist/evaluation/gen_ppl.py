@@ -1,22 +1,26 @@
 """Generative perplexity: how well a causal language model predicts samples.
 
 Conventions, which differ between published numbers:
-- the first token of a sequence is context and is never scored; every other token is, end tokens too (MDLM and DUO
-  leave out end tokens after the second; SDTT and this project do not);
+- the first token of a sequence is context and is never scored; every other token is;
+- end tokens: SDTT and Di4C score all of them. MDLM, DUO and arXiv 2605.10518 leave them out from the second of a
+  sequence on, and the first token of a sequence counts as one: of GPT-2 rows, which begin with an end token, they
+  score no end token at all. Text after an end token is scored by all. Both means are given here: `token_level` and
+  `first_end`. Padding is never scored; there, the first pad of a text without any end token is, as if it were one;
 - `token_level` = exp(mean over all scored tokens), as MDLM and DUO; `sequence_level` = exp(mean over sequences of the
   mean over their scored tokens), as SDTT and Di4C. They agree where all sequences have one length;
+- ids or text: SDTT scores sampled ids as they are; MDLM, DUO and the paper decode them, encode the text for the
+  evaluator and cut it to the samples' length;
 - the log-softmax is in float32 whatever the precision of the network.
 
-Shape suffixes: B sequences of a batch, L length, V vocabulary.
+Shape suffixes: B sequences of a batch, L length, V vocabulary, S scored tokens of a sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,24 +29,35 @@ from transformers import PreTrainedModel
 
 from imdm_dist.config.require import require
 from imdm_dist.evaluation.text_metrics import Rows, as_array
+from imdm_dist.perplexity import exp_of_mean, finite
+
+SCORED_LOGITS = 2**27
+"""Logits of the evaluator that exist at a time: half a gigabyte."""
 
 
 @dataclass(frozen=True)
 class GenerativePerplexity:
-    """Perplexities of a set of sequences, and what they are means over."""
+    """Perplexities of a set of sequences, and what they are means over; None where no float holds one."""
 
-    token_level: float
-    sequence_level: float
+    token_level: float | None
+    sequence_level: float | None
+    first_end: float | None
+    """As token_level, end tokens from the second of a sequence on left out; None too without an end token to know."""
     tokens: int
     sequences: int
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """Fields by name."""
         return asdict(self)
 
 
+def scoring_batch(lm: PreTrainedModel, length: int) -> int:
+    """How many sequences of a length to score at a time."""
+    return max(1, SCORED_LOGITS // (length * lm.config.vocab_size))
+
+
 def generative_perplexity(
-    lm: PreTrainedModel, rows_BL: Rows, batch: int = 32, progress: bool = False
+    lm: PreTrainedModel, rows_BL: Rows, batch: int = 32, end_id: int | None = None, progress: bool = False
 ) -> GenerativePerplexity:
     """Score token rows that use the evaluator's own vocabulary.
 
@@ -50,12 +65,23 @@ def generative_perplexity(
         lm: a transformers causal language model in eval mode.
         rows_BL: integers [B, L], the same ids as the evaluator's; L >= 2.
         batch: rows at a time; batch * L * V logits exist at once.
+        end_id: id of the end token.
         progress: show a bar.
 
     Raises:
         ValueError: a row is longer than the evaluator reads, or holds an id outside its vocabulary.
     """
-    rows = torch.from_numpy(as_array(rows_BL).astype(np.int64))
+    rows = as_rows(lm, rows_BL)
+    return _means(row_nll(lm, rows, batch, progress), rows, end_id)
+
+
+def as_rows(lm: PreTrainedModel, rows_BL: Rows) -> Tensor:
+    """Token rows that a language model can read, int64 [B, L].
+
+    Raises:
+        ValueError: as `generative_perplexity`.
+    """
+    rows = torch.from_numpy(as_array(rows_BL).astype("int64"))
     config, length = lm.config, rows.shape[1]
     require(length >= 2, f"rows of {length} token leave nothing to score: set data.length to 2 or more")
     require(
@@ -68,11 +94,23 @@ def generative_perplexity(
         f"samples have {length} tokens but the evaluator reads {config.max_position_embeddings}:"
         f" train one on rows of data.length={length}",
     )
-    return _score(lm, ((part, [length] * len(part)) for part in rows.split(batch)), len(rows), progress)
+    return rows
+
+
+def row_nll(lm: PreTrainedModel, rows_BL: Tensor, batch: int, progress: bool = False) -> Iterator[Tensor]:
+    """Negative log-likelihoods of tokens 2 to L of each row of `as_rows`, float64 [S] on the host, S = L - 1."""
+    lengths = [rows_BL.shape[1]] * len(rows_BL)
+    yield from _nll(lm, rows_BL.split(batch), lengths, progress)
 
 
 def generative_perplexity_of_texts(
-    lm: PreTrainedModel, tokenizer: Any, texts: Sequence[str], max_tokens: int, batch: int = 32, progress: bool = False
+    lm: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_tokens: int,
+    batch: int = 32,
+    end_id: int | None = None,
+    progress: bool = False,
 ) -> GenerativePerplexity:
     """Score texts in the evaluator's own tokens, for an evaluator with another vocabulary (GPT-2 on BERT samples).
 
@@ -80,42 +118,79 @@ def generative_perplexity_of_texts(
         lm: a transformers causal language model in eval mode.
         tokenizer: the evaluator's transformers tokenizer.
         texts: decoded samples; whether special tokens are part of them is the caller's choice: note it in the result.
-        max_tokens: texts are cut to so many tokens (MDLM: the samples' own length).
-        batch: texts at a time.
-        progress: show a bar.
+        max_tokens, batch, end_id, progress: as `generative_perplexity_of_sequences`.
 
     Raises:
         ValueError: no text has two tokens.
     """
+    sequences = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    return generative_perplexity_of_sequences(lm, sequences, max_tokens, batch, end_id, progress)
+
+
+def generative_perplexity_of_sequences(
+    lm: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    max_tokens: int,
+    batch: int = 32,
+    end_id: int | None = None,
+    progress: bool = False,
+) -> GenerativePerplexity:
+    """Score sequences of the evaluator's ids, of many lengths.
+
+    Args:
+        lm: a transformers causal language model in eval mode.
+        sequences: ids; those of fewer than two are left out.
+        max_tokens: sequences are cut to so many (MDLM: the samples' own length).
+        batch: sequences at a time.
+        end_id: id of the end token.
+        progress: show a bar.
+
+    Raises:
+        ValueError: no sequence has two ids.
+    """
     limit = min(max_tokens, lm.config.max_position_embeddings)
-    encoded = [tokenizer.encode(text, add_special_tokens=False)[:limit] for text in texts]
+    encoded = [torch.tensor(ids[:limit], dtype=torch.int64) for ids in sequences]
     encoded = [ids for ids in encoded if len(ids) >= 2]
     require(bool(encoded), "no sample has two tokens of the evaluator: nothing to score, look at the samples' text")
-    return _score(lm, _padded(encoded, batch), len(encoded), progress)
-
-
-def _padded(encoded: list[list[int]], batch: int) -> Iterator[tuple[Tensor, list[int]]]:
     # Padding stands to the right, where a causal model cannot see it from the scored tokens; its id is of no matter.
-    for first in range(0, len(encoded), batch):
-        part = [torch.tensor(ids) for ids in encoded[first : first + batch]]
-        yield nn.utils.rnn.pad_sequence(part, batch_first=True), [len(ids) for ids in part]
+    batches = (
+        nn.utils.rnn.pad_sequence(encoded[first : first + batch], batch_first=True)
+        for first in range(0, len(encoded), batch)
+    )
+    return _means(_nll(lm, batches, [len(ids) for ids in encoded], progress), encoded, end_id)
 
 
 @torch.no_grad()
-def _score(
-    lm: PreTrainedModel, batches: Iterator[tuple[Tensor, list[int]]], sequences: int, progress: bool
-) -> GenerativePerplexity:
+def _nll(lm: PreTrainedModel, batches: Iterable[Tensor], lengths: list[int], progress: bool) -> Iterator[Tensor]:
     device = next(lm.parameters()).device
-    total, of_means, tokens = 0.0, 0.0, 0
-    with tqdm(total=sequences, desc="Gen. PPL", unit="seq", disable=not progress) as bar:
-        for rows_BL, lengths in batches:
+    left = iter(lengths)
+    with tqdm(total=len(lengths), desc="Gen. PPL", unit="seq", leave=False, disable=not progress) as bar:
+        for rows_BL in batches:
             rows_BL = rows_BL.to(device)
             logits_BLV = lm(input_ids=rows_BL).logits
-            for row_L, logits_LV, length in zip(rows_BL, logits_BLV, lengths, strict=True):
-                nll = F.cross_entropy(logits_LV[: length - 1].float(), row_L[1:length], reduction="none").double()
-                total += nll.sum().item()
-                of_means += nll.mean().item()
-                tokens += length - 1
-            bar.update(len(lengths))
-    token_level, sequence_level = torch.tensor([total / tokens, of_means / sequences]).double().exp().tolist()
-    return GenerativePerplexity(token_level, sequence_level, tokens, sequences)
+            for row_L, logits_LV in zip(rows_BL, logits_BLV, strict=True):
+                length = next(left)
+                nll_S = F.cross_entropy(logits_LV[: length - 1].float(), row_L[1:length], reduction="none")
+                yield nll_S.double().cpu()
+                bar.update()
+
+
+def _means(nll_by_sequence: Iterable[Tensor], sequences: Iterable[Tensor], end_id: int | None) -> GenerativePerplexity:
+    total, of_means, tokens, count, kept_total, kept_tokens = 0.0, 0.0, 0, 0, 0.0, 0
+    for nll_S, ids_L in zip(nll_by_sequence, sequences, strict=True):
+        total += float(nll_S.sum())
+        of_means += float(nll_S.mean())
+        tokens += len(nll_S)
+        count += 1
+        if end_id is not None:
+            is_end_L = ids_L == end_id
+            kept_S = ~(is_end_L & (is_end_L.cumsum(0) > 1))[1:]
+            kept_total += float(nll_S[kept_S].sum())
+            kept_tokens += int(kept_S.sum())
+    return GenerativePerplexity(
+        token_level=finite(exp_of_mean(total / tokens)),
+        sequence_level=finite(exp_of_mean(of_means / count)),
+        first_end=finite(exp_of_mean(kept_total / kept_tokens)) if kept_tokens else None,
+        tokens=tokens,
+        sequences=count,
+    )

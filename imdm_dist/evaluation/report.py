@@ -72,11 +72,11 @@ def report_markdown(report: Report) -> str:
 
 
 def _nats(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}"
+    return None if value is None else f"{value:z.3f}"
 
 
 def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f} %"
+    return None if value is None else f"{100 * value:z.1f} %"
 
 
 def _synthetic(report: Report) -> str:

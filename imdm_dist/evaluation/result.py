@@ -40,6 +40,12 @@ class ResultRecord:
     """Numbers by name; None where a figure is not defined."""
     evaluator: Mapping[str, Any] | None = None
     """The language model behind gen_ppl, and how its tokens were counted."""
+    scored: str | None = None
+    """What gen_ppl is of: `ids` as sampled, or decoded `text` in the evaluator's tokens; None without an evaluator."""
+    end_tokens: str | None = None
+    """Which end tokens gen_ppl counts: `all`, or none after the `first` of a sample; None without an evaluator."""
+    clean_up: bool | None = None
+    """Whether spaces around signs were taken out of decoded text; None where there is no text."""
     sampler: str = SAMPLER
     draw_precision: str = DRAW_PRECISION
     """Precision of softmax and token draw."""
@@ -69,7 +75,7 @@ def format_cell(value: object, digits: int = 3) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}"
+        return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:z#.{digits}g}"
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 

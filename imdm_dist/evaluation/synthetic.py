@@ -87,7 +87,7 @@ def token_entropy(samples_B2: Rows) -> float:
     """Entropy, in nats, of the token distribution over the whole set of samples."""
     _, counts = np.unique(as_array(samples_B2), return_counts=True)
     share = counts / counts.sum()
-    return float(-(share * np.log(share)).sum())
+    return float(0 - (share * np.log(share)).sum())
 
 
 def factorization_error(response: NoiseResponse) -> float:
@@ -98,7 +98,7 @@ def factorization_error(response: NoiseResponse) -> float:
 
 def factorization_error_mean(response: NoiseResponse) -> float:
     """Mean over noises of the negative log-likelihood of the decided pair, in nats (second reading of Eq. 6)."""
-    return float(-response.pair_log_p_K2.max(dim=1).values.mean())
+    return float(0 - response.pair_log_p_K2.max(dim=1).values.mean())
 
 
 def table1_row(samples_B2: Rows, response: NoiseResponse) -> dict[str, float]:

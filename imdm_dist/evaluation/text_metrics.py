@@ -32,7 +32,7 @@ def sample_entropy(samples_BL: Rows) -> float:
     starts_BL[:, 1:] = rows_BL[:, 1:] != rows_BL[:, :-1]
     first = np.flatnonzero(starts_BL)
     share = np.diff(first, append=n_rows * length) / length
-    return float(-(share * np.log(share)).sum() / n_rows)
+    return float(0 - (share * np.log(share)).sum() / n_rows)  # not -0.0, that of rows of one token
 
 
 def ngram_hashes(rows_BL: Rows, n: int) -> np.ndarray:

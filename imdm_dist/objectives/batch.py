@@ -79,8 +79,12 @@ def stratified_time(draw_seed_B: Tensor, first: int, global_batch: int) -> Tenso
     Returns:
         float64 [B].
     """
-    stratum_B = strata(global_batch)[first : first + len(draw_seed_B)].double()
-    unit_B = (stratum_B + draws.uniform(draw_seed_B, Purpose.TIME, 0)) / global_batch
+    return time_within(strata(global_batch)[first : first + len(draw_seed_B)], draw_seed_B, global_batch)
+
+
+def time_within(stratum_B: Tensor, draw_seed_B: Tensor, count: int) -> Tensor:
+    """A time in each of the strata named, of `count` equal ones of [1e-3, 1]; float64 [B]."""
+    unit_B = (stratum_B.double() + draws.uniform(draw_seed_B, Purpose.TIME, 0)) / count
     return EPSILON + (1 - EPSILON) * unit_B
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from imdm_dist.diffusion.schedule import nelbo_weight
@@ -24,3 +25,24 @@ def nelbo(model: DiT, batch: MaskedBatch, chunk_rows: int) -> Tensor:
 
     rows = h_MD, batch.target_M, weight_M
     return sum_over_rows(loss_of_rows, rows, batch.x_BL.numel(), chunk_rows) / batch.total
+
+
+@torch.no_grad()
+def nelbo_by_row(model: DiT, batch: MaskedBatch, chunk_rows: int, text: slice) -> Tensor:
+    """Each row's sum over masked tokens of -log p / t: over all of them, and over those at the positions `text`.
+
+    Returns:
+        float64 [2, B], nats.
+    """
+    flat_M, (rows, length) = batch.masked.flat_M, batch.x_BL.shape
+    h_MD = model.hidden(batch.x_BL, batch.masked).flatten(0, 1)[flat_M]
+    weight_M = nelbo_weight(batch.row_time_M())
+    place_M = flat_M % length
+    counts_2M = torch.stack((torch.ones_like(weight_M), ((place_M >= text.start) & (place_M < text.stop)).double()))
+
+    def loss_of_rows(h_RD: Tensor, target_R: Tensor, weight_R2: Tensor, row_R: Tensor) -> Tensor:
+        term_2R = weight_R2.T * model.vocabulary.nll(model.head(h_RD), target_R).double()
+        return torch.zeros(2, rows, dtype=torch.float64, device=h_RD.device).index_add(1, row_R, term_2R)
+
+    parts = h_MD, batch.target_M, (counts_2M * weight_M).T, flat_M // length
+    return sum_over_rows(loss_of_rows, parts, batch.x_BL.numel(), chunk_rows)

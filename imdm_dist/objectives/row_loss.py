@@ -20,7 +20,7 @@ Divergence = Literal["reverse_kl", "forward_kl", "total_variation", "mse"]
 def sum_over_rows(
     loss_of_rows: Callable[..., Tensor], rows: tuple[Tensor, ...], positions: int, chunk_rows: int
 ) -> Tensor:
-    """Sum `loss_of_rows(*rows)`, a scalar for some rows, over chunks of at most `chunk_rows` rows.
+    """Sum `loss_of_rows(*rows)`, a tensor of one shape for any rows, over chunks of at most `chunk_rows` rows.
 
     With more than one chunk each is recomputed in backward rather than kept (torch.utils.checkpoint).
 
@@ -32,7 +32,7 @@ def sum_over_rows(
     if chunks == 1:
         return loss_of_rows(*rows)
     parts = zip(*(part.tensor_split(chunks) for part in rows), strict=True)
-    return torch.stack([checkpoint(loss_of_rows, *part, use_reentrant=False) for part in parts]).sum()
+    return torch.stack([checkpoint(loss_of_rows, *part, use_reentrant=False) for part in parts]).sum(dim=0)
 
 
 def divergence_sum(vocabulary: Vocabulary, student_RV: Tensor, teacher_RV: Tensor, kind: Divergence) -> Tensor:
@@ -47,7 +47,7 @@ def divergence_sum(vocabulary: Vocabulary, student_RV: Tensor, teacher_RV: Tenso
     if kind == "reverse_kl":
         part = (student_RV.exp() * difference_RV).sum()
     elif kind == "forward_kl":
-        part = -(teacher_RV.exp() * difference_RV).sum()
+        part = 0 - (teacher_RV.exp() * difference_RV).sum()
     elif kind == "total_variation":
         part = (student_RV.exp() - teacher_RV.exp()).abs().sum() / 2
     else:

@@ -43,7 +43,7 @@ class Stage:
     teacher: str = ""
     """coupling: stage whose model rolls out."""
     evaluator: str = ""
-    """evaluation: stage whose language model scores, or a folder or hub name that transformers loads."""
+    """evaluation: stage whose language model scores, or a folder or hub name that transformers loads; empty: none."""
     models: Mapping[str, str] = field(default_factory=dict)
     """evaluation: stages by the name they have in the table."""
 

@@ -22,6 +22,7 @@ from imdm_dist.evaluation.report import Report, write_report
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.evaluation.synthetic import NOISE_DRAWS, noise_response, table1_row, table2_rows
 from imdm_dist.files import read_json
+from imdm_dist.perplexity import show_perplexity
 from imdm_dist.pipeline.chain import load_chain
 from imdm_dist.pipeline.runner import run_chain
 from imdm_dist.provenance import versions
@@ -167,13 +168,15 @@ def _text_row(record: dict[str, Any]) -> dict[str, Any]:
 
 def _text_notes(result: dict[str, Any], text: dict[str, Path]) -> list[str]:
     pairs = Coupling.open(text["pairs"])
-    valid = ", ".join(f"{name} {value:.0f}" for name, value in result["valid_ppl"].items())
-    judge = result["evaluator"]["valid_ppl"]
+    others = {"trigram (modified Kneser-Ney)": result["trigram_valid_ppl"], "evaluator": result["evaluator_valid_ppl"]}
+    models = {**result["valid_ppl"], **others}
+    valid = ", ".join(f"{name} {show_perplexity(figures['text'])}" for name, figures in models.items())
+    over_all = ", ".join(f"{name} {show_perplexity(figures['all'])}" for name, figures in models.items())
     unique = len(np.unique(pairs.seed_P))
     return [
-        f"Validation PPL: {valid}; a trigram (modified Kneser-Ney) {result['trigram_valid_ppl']:.0f}.",
-        f"Gen. PPL is that of a small causal model trained here (its own validation PPL: {judge:.0f}), so it compares "
-        "rows of this table and nothing else.",
+        f"Validation PPL over text tokens: {valid}. Over all tokens, with those that packing forces at both ends of a "
+        f"row (the evaluator's without the first): {over_all}. ± is the standard error of the draws for these rows.",
+        "Gen. PPL is that of a small causal model trained here, so it compares rows of this table and nothing else.",
         f"The coupling has {unique} pairs. These models are minutes old: the table shows that every part works and how "
         "results are laid out, not what the method reaches.",
     ]

@@ -20,7 +20,7 @@ _INPUTS: Mapping[str, Mapping[str, tuple[Kind, ...]]] = {
     "evaluation": {"models": MODELS, "coupling": ("coupling",), "evaluator": ("evaluator",)},
 }
 """Keys by which a kind of stage names others, and the kinds that those may be."""
-_NEEDED = {"coupling": ("teacher",), "evaluation": ("models", "evaluator")}
+_NEEDED = {"coupling": ("teacher",), "evaluation": ("models",)}
 
 
 def check_entries(path: Path | str, entries: Any) -> None:

@@ -59,7 +59,7 @@ def work(chain: Chain, stage: Stage, folders: Mapping[str, Path], workers: int |
                 name: Candidate(folders[model], _compared_with(chain, stage, model, folders))
                 for name, model in stage.models.items()
             }
-            evaluator = folders.get(stage.evaluator, Path(stage.evaluator))
+            evaluator = folders.get(stage.evaluator, Path(stage.evaluator)) if stage.evaluator else None
             evaluate(config, prepare(config.data), candidates, evaluator, folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from imdm_dist.config.schema import Config
 from imdm_dist.device import steady_allocator
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.objective import build_objective
-from imdm_dist.objectives.validation import validation_nelbo
+from imdm_dist.objectives.validation import validation_figures, validation_sums
 from imdm_dist.parallel.environment import Place, place_of_this_process
 from imdm_dist.parallel.failure import agree, all_fail_together, own_log
 from imdm_dist.parallel.replicas import check_replicas
@@ -168,11 +167,14 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: Han
         if settings.valid_every and (done % settings.valid_every == 0 or finished):
             pulse.at("validating")
             with meter.paused():
-                share = validation_nelbo(
-                    engine.backbone, run.data.valid, settings.valid_rows, topology.dp_rank, topology.dp
+                valid = run.data.valid
+                sums = validation_sums(
+                    engine.backbone, valid, settings.valid_rows, rank=topology.dp_rank, ranks=topology.dp
                 )
-                valid_ppl = math.exp(float(topology.sum_over_data(share)))
-            record({"step": done, "valid_ppl_raw": valid_ppl})
+                found = validation_figures(topology.sum_over_data(sums), valid).all.to_dict()
+            valid_ppl = found["ppl"]
+            names = {"ppl": "valid_ppl_raw", "nats": "valid_nelbo_raw"}
+            record({"step": done} | {names[n] + end: found[n + end] for n in names for end in ("", "_se")})
         if settings.check_replicas_every and done % settings.check_replicas_every == 0:
             check_replicas(topology, dict(engine.backbone.named_parameters()), done)
         if done % settings.save_every == 0 or finished or stopping or save_failed:

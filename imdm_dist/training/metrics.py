@@ -140,7 +140,7 @@ def peak_memory(device: torch.device) -> int:
 
 def console(line: dict[str, Any]) -> str:
     """A line of metrics for the progress bar."""
-    loss = "skipped" if line["loss"] is None else f"{line['loss']:.4f}"
+    loss = "skipped" if line["loss"] is None else f"{line['loss']:z.4f}"
     norm = "not finite" if line["grad_norm"] is None else f"{line['grad_norm']:.2f}"
     mfu = f", MFU {line['mfu']:.0%}" if "mfu" in line else ""
     return (

@@ -7,6 +7,7 @@ that dies leaves a hidden folder that the next start removes.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -206,7 +207,7 @@ def retained(steps: Any, valid_ppl: dict[int, float | None], config: TrainConfig
     kept = set(sorted(steps)[-config.keep_last :])
     if config.keep_every:
         kept |= {step for step in steps if step % config.keep_every == 0}
-    known = {step: ppl for step, ppl in valid_ppl.items() if ppl is not None}
+    known = {step: ppl for step, ppl in valid_ppl.items() if ppl is not None and math.isfinite(ppl)}
     if known:
         kept.add(min(known, key=lambda step: known[step]))
     return kept

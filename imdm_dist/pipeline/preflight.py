@@ -15,12 +15,14 @@ from imdm_dist.config import Config, from_dict
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data.text import Split, source_identity
+from imdm_dist.device import default_device
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import given_state
 from imdm_dist.pipeline.runner import find_evaluators
 from imdm_dist.planning.plan import Hardware, build_plan, plan_coupling
 from imdm_dist.planning.text import gigabytes
 from imdm_dist.planning.vocabulary import vocabulary_size
+from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.setup import total_steps
 
 STATE_BYTES = 16
@@ -96,6 +98,8 @@ def _check_training(config: Config, world: int, in_job: bool) -> float:
     """Check steps, divisions and memory; returns the bytes of the checkpoints."""
     total_steps(config)
     vocabulary = vocabulary_size(config.data)
+    if in_job:
+        check_compile(config.engine, default_device())
     cuda = in_job and torch.cuda.is_available()
     memory = torch.cuda.get_device_properties(0).total_memory if cuda else float("inf")
     plan = build_plan(config, Hardware(gpus=world, memory=memory, device="cuda" if cuda else "cpu"), vocabulary)

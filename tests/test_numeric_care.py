@@ -183,7 +183,7 @@ COMPILED = EngineConfig(compile=True)
 def test_a_missing_compiler_is_a_line_before_anything_is_written(home, curves, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/g++")
     config = replace(config_of(home, "teacher", Split()), engine=COMPILED)
-    line = r"engine.compile needs a C\+\+ compiler, and /nowhere/g\+\+ .*install gcc and g\+\+.*set engine.compile=false$"
+    line = r"engine.compile needs a C\+\+ compiler, and /nowhere/g\+\+ .*install gcc.*set engine.compile=false$"
     with pytest.raises(ValueError, match=line):
         train(config, home / "no-compiler")
     assert not (home / "no-compiler").exists()
@@ -196,7 +196,7 @@ def test_a_missing_compiler_is_a_line_before_anything_is_written(home, curves, m
 def test_a_compiler_that_does_not_work_is_a_line_too(tmp_path, monkeypatch, device, variable):
     """It is there, but Python's headers are not, or its own."""
     compiler = tmp_path / "compiler"
-    compiler.write_text("#!/bin/sh\necho '<stdin>:1:10: fatal error: Python.h: No such file or directory' >&2\nexit 1\n")
+    compiler.write_text("#!/bin/sh\necho '1:10: fatal error: Python.h: No such file or directory' >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv(variable, str(compiler))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())

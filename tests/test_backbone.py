@@ -1,5 +1,6 @@
 """The backbone is a public format: names, shapes, sizes and numerics."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from imdm_dist.config.model import MaskConfig, ModelConfig
-from imdm_dist.model import DiT
+from imdm_dist.model import DiT, masked_rows
+from imdm_dist.model.backbone import capped_attention
 from tests.small import small_config, small_model
 
 GPT2, BERT = (50258, 50257), (30522, 103)
@@ -142,6 +144,64 @@ def test_logits_equal_an_independent_implementation(soft_cap):
     ours = model.logits(x, torch.arange(3))[..., :10]
     theirs = torch.stack([reference_logits(model.state_dict(), row, 2, soft_cap) for row in x])[..., :10]
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+# --- reduced precision
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["bf16", "autocast"])
+@pytest.mark.parametrize("largest", [5.0, 17.0, 40.0])
+def test_soft_capped_attention_keeps_its_scores_in_float32(largest, autocast):
+    """Formed in bfloat16 they cost 0.006, 0.013 and 0.018 of the output at these scores; its own rounding is 0.002."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 64, 32, generator=generator) for _ in range(3))
+    factor = math.sqrt(largest / float((q @ k.mT / math.sqrt(32)).abs().max()))
+    q, k, v = (x.bfloat16() for x in (factor * q, factor * k, v))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours = capped_attention(q, k, v, 50.0)
+    score = 50 * torch.tanh(q.double() @ k.double().mT / math.sqrt(32) / 50)
+    exact = score.softmax(-1) @ v.double()
+    assert ours.dtype == torch.bfloat16
+    assert (ours - exact).norm() < 0.003 * exact.norm()
+
+
+def deep_model(gate: float = 0.1, vocab: int = 100) -> DiT:
+    """24 blocks that each add little to a stream of size three, as those of trained models do."""
+    model = DiT(small_config(n_blocks=24, hidden_dim=64), vocab, vocab - 1).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            random = torch.randn(p.shape, generator=generator)
+            p.copy_(
+                random / math.sqrt(p.shape[-1])
+                if p.ndim == 2
+                else torch.ones(p.shape)
+                if "norm" in name
+                else gate * random
+            )
+        model.vocab_embed.embedding.mul_(3 * math.sqrt(64))
+    return model
+
+
+def test_bf16_keeps_the_residual_stream_in_float32():
+    """With a stream in bfloat16 the divergence is 7e-5; what the products round is 9e-6, as under autocast."""
+    model = deep_model()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 99, (8, 32), generator=generator).masked_fill_(
+        torch.rand(8, 32, generator=generator) < 0.5, 99
+    )
+    seed = torch.arange(8)
+
+    def log_probability(of: DiT) -> torch.Tensor:
+        return of.logits(x, seed)[..., :99].detach().double().log_softmax(-1)
+
+    exact = log_probability(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = log_probability(model)
+    half = copy.deepcopy(model).bfloat16()
+    kl, kl_autocast = ((exact.exp() * (exact - other)).sum(-1).mean() for other in (log_probability(half), autocast))
+    assert half.hidden(x, masked_rows(x == 99, seed)).dtype == torch.float32
+    assert 0 < kl < 2e-5 and kl < 1.5 * kl_autocast
 
 
 @pytest.mark.parametrize("kind", ["infinite", "finite"])

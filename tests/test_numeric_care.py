@@ -13,6 +13,10 @@ import torch
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.model.backbone import Block
 from imdm_dist.objectives import objective
+from imdm_dist.pipeline.chain import Chain, Stage
+from imdm_dist.pipeline.preflight import preflight
+from imdm_dist.training import setup
+from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.checkpoint_files import check
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
@@ -160,6 +164,7 @@ def test_apexs_layer_norm_is_taken_where_it_agrees(home, curves, monkeypatch):
 def test_compiled_blocks_train_the_same(home, curves, monkeypatch):
     """Traced as for the compiler of the default, and run without it: that takes minutes on a CPU."""
     compiled = []
+    monkeypatch.setattr(setup, "check_compile", lambda config, device: None)
 
     def trace(block):
         compiled.append(block)
@@ -170,6 +175,41 @@ def test_compiled_blocks_train_the_same(home, curves, monkeypatch):
     train(config, home / "compiled")
     assert len(compiled) == 2
     assert parity.curve(home / "compiled").losses == pytest.approx(curves["teacher"].losses, rel=1e-5)
+
+
+COMPILED = EngineConfig(compile=True)
+
+
+def test_a_missing_compiler_is_a_line_before_anything_is_written(home, curves, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    config = replace(config_of(home, "teacher", Split()), engine=COMPILED)
+    line = r"engine.compile needs a C\+\+ compiler, and /nowhere/g\+\+ .*install gcc.*set engine.compile=false$"
+    with pytest.raises(ValueError, match=line):
+        train(config, home / "no-compiler")
+    assert not (home / "no-compiler").exists()
+    stage = Stage(name="teacher", kind="train", config=config)
+    with pytest.raises(ValueError, match="stage teacher: engine.compile needs"):
+        preflight(Chain(name="chain", stages=(stage,)), [stage], home / "runs", world=1, in_job=True)
+
+
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_a_compiler_that_does_not_work_is_a_line_too(tmp_path, monkeypatch, device, variable):
+    """It is there, but Python's headers are not, or its own."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho '1:10: fatal error: Python.h: No such file or directory' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv(variable, str(compiler))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(ValueError, match="headers.*fatal error: Python.h.*python3-dev") as found:
+        check_compile(COMPILED, torch.device(device))
+    assert "\n" not in str(found.value)
+    check_compile(EngineConfig(), torch.device(device))  # nothing is compiled
+
+
+def test_a_gpu_needs_triton_for_compilation(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install triton"):
+        check_compile(COMPILED, torch.device("cuda"))
 
 
 def test_deepspeeds_kernel_is_refused_without_a_gpu():

@@ -70,12 +70,27 @@ def rotate(x_BLHE: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
     return x_BLHE * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def plain_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, soft_cap: float) -> Tensor:
-    """Attention of every position to every other; scores squashed to (-soft_cap, soft_cap) unless that is 0."""
+def plain_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
+    """Attention of every position to every other, by plain products."""
     score = q_BHLE @ k_BHLE.transpose(2, 3) / math.sqrt(q_BHLE.shape[-1])
-    if soft_cap:
-        score = soft_cap * torch.tanh(score / soft_cap)
     return score.softmax(dim=-1).to(v_BHLE.dtype) @ v_BHLE
+
+
+def capped_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, soft_cap: float) -> Tensor:
+    """Attention with scores squashed to (-soft_cap, soft_cap), which are float32 under any precision.
+
+    Here a fused kernel would go: `benchmarks/gpu.py` measures torch's flex_attention beside it.
+    """
+    with torch.autocast(q_BHLE.device.type, enabled=False):
+        q_BHLE, k_BHLE = full_precision(q_BHLE), full_precision(k_BHLE)
+        score = q_BHLE @ k_BHLE.transpose(2, 3) / math.sqrt(q_BHLE.shape[-1])
+        weight = (soft_cap * torch.tanh(score / soft_cap)).softmax(dim=-1)
+        return weight.to(v_BHLE.dtype) @ v_BHLE
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 where it has that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -114,7 +129,8 @@ class EmbeddingLayer(nn.Module):
         return F.embedding(x_BL, self.embedding)
 
     def forward(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
-        h_BLD = self.lookup(x_BL)
+        # The residual stream begins here; blocks add to it in its own precision, whatever that of their products.
+        h_BLD = full_precision(self.lookup(x_BL))
         if self.imdm_mlp is None:
             return h_BLD
         assert masked is not None, "a stochastic mask needs the keys of its noise"
@@ -157,9 +173,10 @@ class Block(nn.Module):
         q_BHLE = rotate(q_BLHE, cos_LE, sin_LE).transpose(1, 2)
         k_BHLE = rotate(k_BLHE, cos_LE, sin_LE).transpose(1, 2)
         v_BHLE = v_BLHE.transpose(1, 2)
-        # The CPU's fused kernel costs twice what plain products cost in bf16, and there is none with a soft cap.
-        if self.soft_cap or (q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16):
-            out_BHLE = plain_attention(q_BHLE, k_BHLE, v_BHLE, self.soft_cap)
+        if self.soft_cap:
+            out_BHLE = capped_attention(q_BHLE, k_BHLE, v_BHLE, self.soft_cap)
+        elif q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16:
+            out_BHLE = plain_attention(q_BHLE, k_BHLE, v_BHLE)  # the CPU's fused kernel takes twice as long in bf16
         else:
             out_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE)
         return out_BHLE.transpose(1, 2).flatten(2)
@@ -208,7 +225,7 @@ class DiT(nn.Module):
         return self.vocab_embed.embedding.device
 
     def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
-        """Run the blocks: int64 tokens [B, L] to the residual stream [B, L, D]."""
+        """Run the blocks: int64 tokens [B, L] to the residual stream [B, L, D], float32 under any precision."""
         h_BLD = self.vocab_embed(x_BL, masked)
         cond_1C = self.sigma_map()
         cos_LE, sin_LE = self.rotary_emb(x_BL.shape[1])

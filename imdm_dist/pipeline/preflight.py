@@ -17,12 +17,14 @@ from imdm_dist.cli import in_a_line
 from imdm_dist.config import Config
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data.tokens import Tokens, tokens_of
+from imdm_dist.device import default_device
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.inputs import Inputs, evaluator_problems
 from imdm_dist.planning.parameters import count_parameters
 from imdm_dist.planning.plan import Hardware, build_plan, plan_coupling
 from imdm_dist.planning.text import gigabytes
 from imdm_dist.problems import ProblemsError, refuse
+from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.inputs import check_inputs, coupling_tokens, given_model
 from imdm_dist.training.setup import total_steps
 
@@ -85,11 +87,14 @@ def check_run(config: Config) -> float:
     return _checkpoint_bytes(config, rows)
 
 
-def check_evaluation(config: Config, models: Mapping[str, Path], evaluator: str, reference: str | None = None) -> None:
+def check_evaluation(
+    config: Config, models: Mapping[str, Path], evaluator: str | None, reference: str | None = None
+) -> None:
     """Check what a table of models needs, before any of them draws a sample; see `evaluate`.
 
     Args:
         models: runs by their names in the table.
+        evaluator: a folder or a hub name; None for a table without Gen. PPL.
         reference: folder of the coupling that all are compared with.
 
     Raises:
@@ -109,7 +114,8 @@ def check_evaluation(config: Config, models: Mapping[str, Path], evaluator: str,
             continue
         if rows and (problem := record.tokens.unlike(rows)):
             lines.append(f"model {name} {problem}")
-    lines += evaluator_problems(evaluator, rows)
+    if evaluator:
+        lines += evaluator_problems(evaluator, rows)
     if reference:
         lines += _problems(lambda: coupling_tokens(Path(reference)))
     refuse(lines)
@@ -150,7 +156,9 @@ def _problems(check: Callable[[], object]) -> list[str]:
 def training_problems(config: Config, rows: Tokens | None, world: int, in_job: bool) -> list[str]:
     """What is wrong with a run's steps, divisions and memory."""
     vocabulary = _ids(rows) if rows else 2  # what divides does so for any vocabulary
-    return _problems(lambda: total_steps(config)) + _problems(lambda: _check_memory(config, vocabulary, world, in_job))
+    compiler = _problems(lambda: check_compile(config.engine, default_device())) if in_job else []
+    memory = _problems(lambda: _check_memory(config, vocabulary, world, in_job))
+    return [*_problems(lambda: total_steps(config)), *compiler, *memory]
 
 
 def _check_memory(config: Config, vocabulary: int, world: int, in_job: bool) -> None:

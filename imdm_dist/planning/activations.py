@@ -15,6 +15,7 @@ from imdm_dist.config.schema import Config
 
 Device = Literal["cuda", "cpu"]
 FP32 = 4
+"""Of the residual stream too, under any precision."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,6 @@ class Widths:
 
     weight: int
     """Of weights as forward has them, and of gradients."""
-    stream: int
-    """Of the residual stream."""
     product: int
     """Of what matrix products take and give."""
     product_input: int
@@ -34,11 +33,11 @@ class Widths:
 def widths(config: Config) -> Widths:
     """The widths that engine.precision gives."""
     if config.engine.precision == "bf16":
-        return Widths(2, 2, 2, 2)
+        return Widths(2, 2, 2)
     if config.engine.precision == "autocast":
         # megatron-core's layers keep what they are given; torch's keep what autocast made of it.
-        return Widths(4, 4, 2, 4 if config.engine.tensor_parallel > 1 else 2)
-    return Widths(4, 4, 4, 4)
+        return Widths(4, 2, 4 if config.engine.tensor_parallel > 1 else 2)
+    return Widths(4, 4, 4)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def activations(config: Config, vocab_size: int, micro_batch: int, masked_share:
     tokens = micro_batch * config.data.length
     masked = round(tokens * masked_share)
     block = tokens * (model.hidden_dim * _block_per_channel(config, device) + _attention_extra(config, device))
-    inputs = tokens * model.hidden_dim * w.stream
+    inputs = tokens * model.hidden_dim * FP32
     recompute = config.engine.recompute
     masks = 0
     if model.mask.kind == "infinite":
@@ -86,7 +85,9 @@ def activations(config: Config, vocab_size: int, micro_batch: int, masked_share:
     chunk = min(masked, config.engine.loss_chunk_rows)
     logits = chunk * -(-vocab_size // tp)
     forward, backward = _loss_bytes(config)
-    scores = 0 if fused_attention(config, device) else 3 * tokens * config.data.length * model.n_heads * w.product
+    scores = 0
+    if not fused_attention(config, device):
+        scores = 3 * tokens * config.data.length * model.n_heads * (FP32 if model.attention_soft_cap else w.product)
     return Activations(
         blocks=int(model.n_blocks * (inputs if recompute else block)),
         block=int(block),
@@ -108,8 +109,11 @@ def _block_per_channel(config: Config, device: Device) -> float:
     w, tp = widths(config), config.engine.tensor_parallel
     # Input in float32, normalised, times weight; then the modulated input of the linear layer.
     norm = 3 * FP32 + w.product_input
-    # Fused: qkv, as v is a view of it, rotated q and k, output. Plain: q, k and v made contiguous, output.
+    # Fused: qkv, as v is a view of it, rotated q and k, output. Plain: q, k and v made contiguous, output; with a soft
+    # cap q and k in float32.
     attention = (6 if fused_attention(config, device) else 4) * w.product / tp
+    if config.model.attention_soft_cap:
+        attention += 2 * (FP32 - w.product) / tp
     mlp = 8 * w.product / tp  # before and after GELU
     # A branch before its gate, and the mask of dropout: a bool in CUDA's kernel, a number in the CPU's.
     dropout = 0 if config.model.dropout == 0 else 1 if device == "cuda" else w.product
@@ -121,20 +125,20 @@ def _attention_extra(config: Config, device: Device) -> float:
     w, heads = widths(config), config.model.n_heads / config.engine.tensor_parallel
     if fused_attention(config, device):
         return heads * FP32  # logarithms of the softmax's sums
-    # Softmax, which CUDA's autocast keeps in float32 beside what the product takes; with a cap its tanh before.
-    softmax = w.product + (FP32 if config.engine.precision == "autocast" and device == "cuda" else 0)
-    return heads * config.data.length * (softmax + (w.product if config.model.attention_soft_cap else 0))
+    kept = w.product  # what the softmax gives, as the product with v takes it
+    if config.model.attention_soft_cap:
+        kept += FP32 + (FP32 if w.product != FP32 else 0)  # tanh, and what the softmax gives, in float32
+    return heads * config.data.length * kept
 
 
 def _per_row(config: Config) -> int:
     """Bytes kept for each masked row and unit of width: the gathered hidden state, and SDTT's target beside it."""
-    return widths(config).stream * (2 if config.objective.kind == "sdtt" else 1)
+    return FP32 * (2 if config.objective.kind == "sdtt" else 1)
 
 
 def _per_chunk_row(config: Config) -> int:
     """The same for rows whose logits exist: what the head's norm makes of them."""
-    w = widths(config)
-    return (FP32 if w.stream != FP32 else 0) + 2 * FP32 + w.product_input
+    return 2 * FP32 + widths(config).product_input
 
 
 def _loss_bytes(config: Config) -> tuple[int, int]:

@@ -85,7 +85,10 @@ class Engine:
     ) -> None:
         if topology.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault("LOCAL_RANK", "0")
+            os.environ.setdefault("LOCAL_RANK", "0")
+        else:
+            # It takes this for the number of the GPU: srun does not set it, and a rank may see one GPU alone.
+            os.environ["LOCAL_RANK"] = str(topology.device.index)
         import deepspeed  # seconds to import, and its accelerator is chosen on import
 
         if topology.device.type == "cpu":

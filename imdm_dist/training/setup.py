@@ -17,6 +17,7 @@ from imdm_dist.model import DiT
 from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, cut_batch
 from imdm_dist.objectives.flops import run_steps
 from imdm_dist.parallel.topology import Topology
+from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.checkpoint import initialise, load_model
 from imdm_dist.training.checkpoint_files import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
 from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
@@ -60,6 +61,7 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
         ValueError: settings, data, initial weights, coupling or an earlier run in `folder` do not fit.
     """
     last = total_steps(config)
+    check_compile(config.engine, topology.device)
     cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     if resume is not None:
         check_same_data(resume.state["config"]["data"], config.data)

@@ -19,17 +19,20 @@ def default_device(place: int = 0) -> torch.device:
 
 
 KERNELS = 128
-"""Kernels that oneDNN keeps: a step on a CPU uses thirty to sixty, three of them made for its number of masked rows."""
+"""Kernels that are kept: a step on a CPU uses thirty to sixty, three of them made for its number of masked rows."""
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""What oneDNN and torch's layer over it (ideep) read in the environment; each would keep 1,024."""
 
 
 def few_kernels() -> None:
-    """Have oneDNN keep `KERNELS` kernels instead of 1,024; call it before the first matrix product in bfloat16.
+    """Have oneDNN keep `KERNELS` kernels; call it before the first matrix product in bfloat16.
 
     It makes one for every shape, and the number of masked rows is another one at almost every step: a thousand kernels
     that never come again, each with buffers that lie between the activations and keep the heap from being used again.
     The setting is the process's, and its children have it too; one that is in the environment counts.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    for name in KERNEL_CACHES:
+        os.environ.setdefault(name, str(KERNELS))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from imdm_dist.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
-from imdm_dist.device import KERNELS, flushed_denormals
+from imdm_dist.device import KERNEL_CACHES, KERNELS, flushed_denormals
 from imdm_dist.training import loop
 from imdm_dist.training.loop import train
 
@@ -25,19 +25,18 @@ torch.set_num_threads(1)
 def products(first, last):
     for rows in range(first, last):
         torch.ones(rows, 64, dtype=torch.bfloat16) @ torch.ones(64, 512, dtype=torch.bfloat16)
-products(1, 201)
+products(1000, 1200)
 before = resident("VmRSS")
-products(201, 1001)
+products(1200, 1600)
 print(resident("VmRSS") - before)
 """
 
 
 def test_kernels_for_many_numbers_of_rows_do_not_pile_up():
+    others = {name: value for name, value in os.environ.items() if name not in KERNEL_CACHES}
     grown = {}
     for kept in ("", "1024"):
-        have = os.environ | {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": kept} if kept else dict(os.environ)
-        if not kept:
-            have.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
+        have = others | (dict.fromkeys(KERNEL_CACHES, kept) if kept else {})
         done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, env=have, check=True)
         grown[kept] = int(done.stdout)
     if grown["1024"] < 16e6:
@@ -89,7 +88,8 @@ def test_what_training_sets_for_the_process_is_put_back(tmp_path, monkeypatch, e
         return console(line)
 
     monkeypatch.setattr(loop, "console", look)
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))  # this one stays
+    for name in KERNEL_CACHES:  # these stay
+        monkeypatch.setenv(name, str(KERNELS))
     before = state()
     if ending == "whole":
         assert train(config, tmp_path / "run")

@@ -45,7 +45,8 @@ class TrainState:
         for quantity in QUANTITIES if moments else QUANTITIES[:1]:
             pieces[quantity] = self._pieces(self.engine.fragments(quantity), split)
         pieces["ema"] = self._pieces(self.ema.shadow, split)
-        teacher = self._mine({name: Piece(0, tensor) for name, tensor in self.objective.state().items()}, split=False)
+        held = self.objective.state() if moments else {}
+        teacher = self._mine({name: Piece(0, tensor) for name, tensor in held.items()}, split=False)
         pieces["objective"] = {name: Piece(0, piece.tensor.float()) for name, piece in teacher.items()}
         about: dict[str, Any] = {
             "config": to_dict(run.config),

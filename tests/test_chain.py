@@ -9,6 +9,8 @@ import yaml
 
 from imdm_dist.pipeline import load_chain, run_chain
 from imdm_dist.pipeline.chain import chain_yaml
+from imdm_dist.pipeline.jobs import read_jobs
+from imdm_dist.pipeline.survey import survey
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -144,6 +146,19 @@ def test_a_damaged_result_is_made_again(home, folders, stage, capsys):
     assert run(home) == folders
     assert f"{stage}: made again" in capsys.readouterr().err
     assert victim.read_bytes() == whole
+
+
+def test_a_mark_that_a_power_cut_emptied_counts_as_not_there(home, folders):
+    ours = load_chain(home / "chain.yaml")
+    there = home / "runs" / ours.name
+    for name in ("judge", "pairs", "teacher"):  # later ones first: one that starts from a lost one waits
+        (folders[name] / "stage.json").write_text("")
+        assert survey(ours, there, quick=True)[name].state == "half done"
+    assert run(home) == folders  # goes on from what is whole, and marks it
+    assert all(found.state == "whole" for found in survey(ours, there, quick=True).values())
+    (there / "jobs.json").write_text("")
+    assert read_jobs(there) == {}
+    (there / "jobs.json").unlink()
 
 
 def test_a_half_done_stage_goes_on(home, folders):

@@ -15,7 +15,7 @@ from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig, to_di
 from imdm_dist.parallel.topology import start
 from imdm_dist.training import checkpoint_files
 from imdm_dist.training.checkpoint_files import Piece, check, newest_checkpoint
-from imdm_dist.training.saver import Saver, owners, retained
+from imdm_dist.training.saver import Saver, owners, retained, retire
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = {"weights": {"a": Piece(0, torch.arange(4.0))}, "ema": {"a": Piece(0, torch.zeros(4))}}
@@ -95,6 +95,16 @@ def test_an_unknown_format_is_refused(tmp_path):
 )
 def test_retention(settings, ppl, kept):
     assert retained(range(1, 7), ppl, TrainConfig(**settings)) == kept
+
+
+def test_a_checkpoint_without_a_whole_state_is_passed_over_and_ends_no_training(tmp_path, capsys):
+    for step in (1, 2, 3):
+        (tmp_path / f"step-{step:08d}").mkdir()
+        (tmp_path / f"step-{step:08d}" / "state.json").write_text("" if step == 1 else "null")
+    assert newest_checkpoint(tmp_path) is None
+    assert capsys.readouterr().err.count("state.json is damaged: use another checkpoint") == 3
+    retire(tmp_path, TrainConfig(keep_last=2, keep_best=True, valid_every=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
 def test_what_all_ranks_hold_is_shared_among_them_by_size():

@@ -171,3 +171,28 @@ def test_a_full_disk_leaves_no_empty_claim(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left"):
         Claims(tmp_path).acquire("a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_may_not_be_read_is_watched_all_the_same(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = write_claim(tmp_path / "claims"), Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        if self.name.startswith("a.claim") and self.stat().st_size == size:
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self)
+
+    size = path.stat().st_size
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    claims = Claims(tmp_path / "claims")
+    for beat in range(3):  # it lives as long as it changes
+        os.utime(path, ns=(beat, beat))
+        assert claims.acquire("a") is None
+        clock.now += claim_module.EXPIRY_S - 1
+    assert claims.acquire("a") is None
+    clock.now += claim_module.EXPIRY_S
+    claim = claims.acquire("a")
+    assert claim is not None and claim.held()
+    claim.release()
+    assert not list((tmp_path / "claims").iterdir())

@@ -21,6 +21,7 @@ from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling import Coupling, discard_damaged, generate, make_plan, verify
 from imdm_dist.coupling import shard as shard_module
 from imdm_dist.coupling.pairs import PairSource
+from imdm_dist.coupling.progress import progress
 from imdm_dist.coupling.shard import read_shard, shard_name, shard_pairs, write_shard
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.diffusion.schedule import alpha
@@ -204,6 +205,28 @@ def test_shards_without_a_plan_are_not_taken_up(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has shards but no coupling.json"):
         make(tmp_path)
     assert not (tmp_path / "claims").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"plan": {', b"\0\0\0"])
+def test_what_a_power_cut_leaves_of_the_lists_is_made_again(tmp_path: Path, content: bytes) -> None:
+    make(tmp_path)
+    before = files_of(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match="has 4 of 4 shards and no manifest: run gen_coupling to finish it"):
+        Coupling.open(tmp_path)
+    assert discard_damaged(tmp_path) == [] and not progress(tmp_path).finished
+    make(tmp_path)
+    assert files_of(tmp_path) == before
+    (tmp_path / "coupling.json").write_bytes(content)  # the manifest repeats it
+    assert Coupling.open(tmp_path, verify_checksums=True).plan == plan_of(CONFIG)
+    with pytest.raises(ValueError, match="seed was 7 and is 8"):
+        make(tmp_path, replace(CONFIG, seed=8))
+    make(tmp_path)
+    assert files_of(tmp_path) == before
+    for name in ("coupling.json", "manifest.json"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="has shards but no coupling.json"):
+        make(tmp_path)
 
 
 def test_unfinished_and_missing_couplings_say_so(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -327,6 +328,26 @@ def test_the_fingerprint_follows_tokens_and_settings(tmp_path: Path) -> None:
     assert len({file.fingerprint for file in files}) == 4
     elsewhere = write(tmp_path / "e", rows, origin={"text": "elsewhere"})
     assert elsewhere.fingerprint == files[0].fingerprint and elsewhere.origin == {"text": "elsewhere"}
+
+
+def test_a_file_that_shrinks_while_it_is_in_use_kills_nobody(tmp_path: Path) -> None:
+    file = write(tmp_path / "file", np.full((3000, 4), 7))
+    assert file.take([2999]).tolist() == [[7] * 4]
+    os.truncate(tmp_path / "file/tokens.npy", 4096)  # to read row 2999 would now be SIGBUS
+    for use in (lambda: file.take([2999]), lambda: file.tokens[2999]):
+        with pytest.raises(ValueError, match="file/tokens.npy was cut off while it was in use: remove .*prepare"):
+            use()
+    assert file.rows == 3000
+
+
+def test_what_is_removed_of_prepared_data_is_made_again(tmp_path: Path) -> None:
+    config = DataConfig(source="synthetic", cache=str(tmp_path))
+    found = prepare(config).train
+    (found.path / "meta.json").write_text("")
+    with pytest.raises(ValueError, match=f"remove {found.path} and prepare the data again"):
+        prepare(config)
+    shutil.rmtree(found.path)
+    assert prepare(config).train.fingerprint == found.fingerprint
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imdm_dist.files import check_name, publish_dir, publish_file, remove_leftovers
+from imdm_dist.files import check_name, make_folder, publish_dir, publish_file, read_json, read_record, remove_leftovers
 
 WRITER = """
 import os, sys
@@ -143,3 +143,47 @@ def test_names_that_files_can_have(name: str) -> None:
 def test_names_that_files_had_better_not_have(name: object) -> None:
     with pytest.raises(ValueError, match="^the name is .*: (use letters|give it as text)"):
         check_name(name, "the name")
+
+
+CUT_OFF = [b"", b"\0" * 40, b'{"a": 1, "b', b'{"a": "\xff"}', b"[1, 2]", b"null"]
+"""What a power cut may leave of a JSON object, and values that are none."""
+
+
+@pytest.mark.parametrize("content", CUT_OFF)
+def test_a_record_that_is_not_whole_counts_as_not_there(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "record.json"
+    assert read_record(path) is None
+    path.write_bytes(content)
+    assert read_record(path) is None and read_record(path, str) is None
+    path.write_text('{"a": 1}')
+    assert read_record(path) == {"a": 1} and read_record(path, str) is None
+
+
+@pytest.mark.parametrize("content", CUT_OFF[:4])
+def test_a_file_that_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.json is not readable JSON \(.*\): remove it"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_link_to_nowhere_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    for make in (make_folder, fill_dir, publish):
+        for place in (tmp_path / "link", tmp_path / "link" / "below"):
+            if (make, place.name) == (publish, "link"):
+                continue  # a file takes the place of a link
+            with pytest.raises(
+                ValueError, match=r"link is a link to .*/unmounted, which is not there: make \(or mount\)"
+            ):
+                make(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def fill_dir(folder: Path) -> None:
+    with publish_dir(folder):
+        raise AssertionError("nothing is made that has no place to go to")
+
+
+def publish(path: Path) -> None:
+    with publish_file(path) as aside:
+        aside.write_text("new")

@@ -52,6 +52,11 @@ def test_a_run_beats_from_its_start_to_its_end(tmp_path, cache, monkeypatch):
     assert beat.age < 60
 
 
+def test_a_heartbeat_that_a_power_cut_took_is_none(tmp_path):
+    (tmp_path / "heartbeat.json").write_bytes(b"\0" * 20)
+    assert read_heartbeat(tmp_path) is None
+
+
 def test_a_run_that_stops_or_fails_says_so(tmp_path, cache, monkeypatch):
     train(tiny(cache, steps=100000, time_budget=0.01), tmp_path / "run")
     beat = read_heartbeat(tmp_path / "run")

@@ -368,3 +368,33 @@ def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(monkeypatc
     assert [(place.rank, place.world, place.local_rank) for place in places] == [(2, 4, 0)] * 2
     assert all(place.init_method.startswith("tcp://node7:") for place in places)
     assert places[0].init_method != places[1].init_method
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x', which is no number: unset it"),
+        ({"RANK": "0", "WORLD_SIZE": "2.0"}, "WORLD_SIZE='2.0'"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK='-1'"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 and WORLD_SIZE=2, but ranks count from 0"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "RANK=0 and WORLD_SIZE=0"),
+        ({"LOCAL_RANK": "one"}, "LOCAL_RANK='one'"),
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "http"}, "MASTER_PORT='http'"),
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2(x3)"}, r"SLURM_STEP_NUM_TASKS='2\(x3\)'"),
+        (
+            {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "a"},
+            "SLURM_PROCID=''",
+        ),
+        (
+            {"SLURM_STEP_ID": "y", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "MASTER_ADDR": "a"},
+            "SLURM_STEP_ID='y'",
+        ),
+    ],
+)
+def test_what_a_launcher_would_not_set_is_named(monkeypatch, environment, said):
+    for name in (*LAUNCHER, "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^the environment has .*{said}"):
+        place_of_this_process()

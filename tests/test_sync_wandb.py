@@ -16,6 +16,7 @@ from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from imdm_dist.training import wandb_sync as module
 from imdm_dist.training.heartbeat import Pulse, write_heartbeat
 from imdm_dist.training.loop import train
+from imdm_dist.training.metrics import MetricsLog, read_metrics
 from imdm_dist.training.wandb_sync import Report, sync, unsynced
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,3 +144,84 @@ def test_real_offline_segments_of_a_resumed_run_share_one_id(tmp_path, monkeypat
     command = [*module.COMMAND, "sync", "--dry-run", str(files[0].parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "Would sync 1 run(s)" in done.stdout + done.stderr
+
+
+# --- a run that is to be mirrored online
+
+
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def tiny(tmp_path: Path) -> Config:
+    return Config(
+        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        data=DataConfig(source="synthetic", cache=str(tmp_path / "data")),
+        train=TrainConfig(steps=2, global_batch=8, log_every=1, wandb="online"),
+    )
+
+
+def test_without_a_network_a_run_is_recorded_offline_and_goes_on(tmp_path, no_key, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_silence", lambda url: "https://w.b does not answer (no route)")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "wandb_id.json").touch()  # a power cut has emptied it
+    assert train(tiny(tmp_path), run)
+    said = [line for line in capsys.readouterr().err.splitlines() if "train.wandb=online" in line]
+    assert said == [
+        "train.wandb=online, but https://w.b does not answer (no route): recorded offline, tools/sync_wandb.py sends "
+        "it later"
+    ]
+    (files,) = unsynced([tmp_path]).values()
+    assert [file.name for file in files] == [f"run-{json.loads((run / 'wandb_id.json').read_text())}.wandb"]
+    assert json.loads((run / "config.json").read_text())["config"]["train"]["wandb"] == "online"
+
+
+@pytest.mark.parametrize(
+    ("key", "cause"), [("", "there is no API key (wandb login, or WANDB_API_KEY)"), ("short", "API key must have")]
+)
+def test_without_a_key_it_is_said_before_anything_is_built(key, cause, no_key, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_silence", lambda url: "")
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    assert module.mirror_mode("online") == "offline"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"train.wandb=online, but {'WANDB_API_KEY invalid: ' if key else ''}{cause}")
+
+
+def test_what_no_server_answers_from_is_named():
+    assert module._silence("http://127.0.0.1:9").startswith("http://127.0.0.1:9 does not answer (")
+    assert module._silence("nowhere") == "nowhere does not answer (unknown url type: 'nowhere')"
+
+
+def test_a_mirror_that_breaks_ends_no_training(tmp_path, monkeypatch, capsys):
+    import wandb
+
+    begun = []
+
+    class Broken:
+        def define_metric(self, *_, **__): ...
+
+        def log(self, line):
+            raise ConnectionResetError("the other process is gone")
+
+    def init(mode, **_):
+        begun.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("Run initialization has timed out\nafter 30.0 sec.")
+        return Broken()
+
+    monkeypatch.setattr(wandb, "init", init)
+    log = MetricsLog(tmp_path, 0, "online", {})
+    for step in (1, 2):
+        log.write({"step": step})
+    log.close()
+    assert begun == ["online", "offline"]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    first, second = capsys.readouterr().err.splitlines()
+    assert "but Run initialization has timed out after 30.0 sec.: recorded offline" in first
+    assert second == "no longer mirrored to Weights & Biases (the other process is gone): see metrics.jsonl"

@@ -36,6 +36,7 @@ from imdm_dist.training.saver import lost_without
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
 from imdm_dist.training.stop import StopRequest
+from imdm_dist.training.wandb_sync import Mode, mirror_mode
 
 BF16 = torch.bfloat16
 
@@ -71,6 +72,7 @@ def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bo
     with StopRequest(topology, config.train) as stop, all_fail_together(topology) as watch:
         found = agree(topology, lambda: to_resume(config.train.resume, folder) if topology.first else None)
         resume = topology.from_first(found)
+        mirror = agree(topology, lambda: mirror_mode(config.train.wandb) if topology.first else "off")
         run = agree(topology, lambda: set_up(config, folder, topology, resume))
         if run.done >= run.last:
             if topology.first:
@@ -87,7 +89,7 @@ def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bo
         with writer, own_log(topology, folder) as log, heartbeat(pulse, folder, topology):
             hang = HangWatch(pulse, config.train.hang_minutes, topology, watch, log, folder)
             with hang, progress(run, topology) as bar:
-                return _train(run, topology, stop, bar, hang, moments)
+                return _train(run, topology, stop, bar, hang, moments, mirror)
 
 
 def progress(run: Run, topology: Topology) -> tqdm:
@@ -118,7 +120,9 @@ def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     return engine, state
 
 
-def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: HangWatch, moments: bool) -> bool:
+def _train(
+    run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: HangWatch, moments: bool, mirror: Mode
+) -> bool:
     config, folder, settings, pulse = run.config, run.folder, run.config.train, hang.pulse
     about = {"config": to_dict(config), "provenance": run.provenance, "versions": versions()}
     if topology.first:
@@ -127,7 +131,7 @@ def _train(run: Run, topology: Topology, stop: StopRequest, bar: tqdm, hang: Han
     engine, state = build(run, topology)
     hang.state = state
     objective = state.objective
-    log = MetricsLog(folder, run.done, settings.wandb, about) if topology.first else None
+    log = MetricsLog(folder, run.done, mirror, about) if topology.first else None
     flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)
     meter = Meter(settings.global_batch, run.data.train.length, topology, flops, settings.max_skipped)
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import math
 import resource
+import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 
 from imdm_dist.device import peak_flops
-from imdm_dist.files import publish_file, read_json, write_json
+from imdm_dist.files import publish_file, read_record, write_json
 from imdm_dist.objectives.flops import StepFlops
 from imdm_dist.parallel.topology import Topology
+from imdm_dist.training.wandb_sync import Mode, go_offline, one_line
+
+INIT_S = 30.0
+"""Seconds that Weights & Biases may take to begin an online run."""
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
@@ -155,13 +160,11 @@ class MetricsLog:
     Args:
         folder: the run's folder.
         done: steps done so far.
-        wandb: whether and how to mirror; the package is needed only then.
+        wandb: whether and how to mirror, as `mirror_mode` found it possible.
         config: what the mirror shows as the run's configuration.
     """
 
-    def __init__(
-        self, folder: Path, done: int, wandb: Literal["off", "offline", "online"], config: dict[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, done: int, wandb: Mode, config: dict[str, Any]) -> None:
         kept = [line for line in read_metrics(folder) if line["step"] <= done]
         with publish_file(folder / "metrics.jsonl") as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -173,31 +176,41 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         """Add a line; it must hold `step`."""
         self._file.write(json.dumps(line) + "\n")
-        if self._mirror is not None:
-            self._mirror.log(line)
+        self._mirrored(lambda mirror: mirror.log(line))
 
     def close(self) -> None:
         """Close the file and the mirror."""
         self._file.close()
-        if self._mirror is not None:
-            self._mirror.finish()
+        self._mirrored(lambda mirror: mirror.finish())
+
+    def _mirrored(self, do: Callable[[Any], None]) -> None:
+        """Do something with the mirror, if there is one; training does not end because it breaks."""
+        if self._mirror is None:
+            return
+        try:
+            do(self._mirror)
+        except Exception as error:  # of the library, or of its other process
+            print(f"no longer mirrored to Weights & Biases ({one_line(error)}): see metrics.jsonl", file=sys.stderr)
+            self._mirror = None
 
 
-def _start_wandb(folder: Path, mode: Literal["offline", "online"], config: dict[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ValueError(
-            f"train.wandb={mode} needs the package wandb: pip install 'imdm_dist[wandb]', or set train.wandb=off"
-        ) from None
+def _start_wandb(folder: Path, mode: Mode, config: dict[str, Any]) -> Any:
+    import wandb
+
     # Runs resume under an id of their own: folders of two runs may have one name, and offline runs know no other way.
     path = folder / "wandb_id.json"
-    if not path.exists():
-        write_json(path, uuid.uuid4().hex)
-    identity = read_json(path)
-    run = wandb.init(
-        project="imdm_dist", name=folder.name, id=identity, resume="allow", mode=mode, dir=folder, config=config
-    )
+    identity = read_record(path, str)
+    if not identity:
+        identity = uuid.uuid4().hex
+        write_json(path, identity)
+    about: dict[str, Any] = {"project": "imdm_dist", "name": folder.name, "id": identity, "resume": "allow"}
+    about |= {"dir": folder, "config": config}
+    try:
+        run = wandb.init(**about, mode=cast(Any, mode), settings=wandb.Settings(init_timeout=INIT_S))
+    except wandb.errors.Error as error:
+        if mode == "offline":
+            raise ValueError(f"train.wandb=offline does not record ({one_line(error)}): set train.wandb=off") from None
+        run = wandb.init(**about, mode=cast(Any, go_offline(one_line(error))))
     # Its own count of steps only rises; ours goes back when a run is resumed, and those lines would be lost or moved.
     run.define_metric("*", step_metric="step")
     return run

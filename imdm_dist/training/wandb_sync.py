@@ -1,4 +1,4 @@
-"""Weights & Biases runs that were recorded without a network, sent later by `wandb sync`.
+"""Weights & Biases, which mirrors runs: whether its server takes one now, and what is sent later by `wandb sync`.
 
 Every start of a training run leaves a segment in its folder, `wandb/offline-run-TIME-ID`; all have the run's one id, so
 that its server puts them together, in the order in which they are sent. What has been sent has a file `*.wandb.synced`
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from imdm_dist.training.heartbeat import read_heartbeat
 
@@ -25,6 +26,9 @@ EMPTY_BYTES = 7
 """A segment of this size is the file's header: its process was killed before it wrote a line."""
 ALIVE_S = 300.0
 """Seconds since its last heartbeat within which a run that did not say it ends is taken to go on."""
+
+
+Mode = Literal["off", "offline", "online"]
 
 
 @dataclass(frozen=True)
@@ -95,17 +99,57 @@ def check_server() -> None:
         import wandb
     except ImportError:
         raise ValueError("this needs the package wandb: pip install 'imdm_dist[wandb]'") from None
-    url = str(wandb.setup().settings.base_url)
+    if silent := _silence(str(wandb.setup().settings.base_url)):
+        raise ValueError(
+            f"{silent}: run this where there is a network, such as a login node, or set WANDB_BASE_URL or HTTPS_PROXY"
+        )
+
+
+def _silence(url: str) -> str:
+    """Why nothing comes from a server; empty if it answers."""
     try:
         urllib.request.urlopen(url, timeout=PATIENCE).close()
     except urllib.error.HTTPError:  # an answer
-        return
-    except OSError as error:
-        cause = getattr(error, "reason", error)
+        pass
+    except (OSError, ValueError) as error:  # ValueError: what is set is no address
+        return f"{url} does not answer ({getattr(error, 'reason', error)})"
+    return ""
+
+
+def mirror_mode(wanted: Mode) -> Mode:
+    """How a run can be mirrored: offline, with a line that says why, where `online` would not come through.
+
+    Raises:
+        ValueError: the package is missing.
+    """
+    if wanted == "off":
+        return wanted
+    try:
+        import wandb
+    except ImportError:
         raise ValueError(
-            f"{url} does not answer ({cause}): run this where there is a network, such as a login node, or set "
-            "WANDB_BASE_URL or HTTPS_PROXY"
+            f"train.wandb={wanted} needs the package wandb: pip install 'imdm_dist[wandb]', or set train.wandb=off"
         ) from None
+    if wanted == "offline":
+        return wanted
+    cause = _silence(str(wandb.setup().settings.base_url))
+    if not cause:
+        try:
+            cause = "" if wandb.login(prompt=False) else "there is no API key (wandb login, or WANDB_API_KEY)"
+        except wandb.errors.Error as error:
+            cause = one_line(error)
+    return go_offline(cause) if cause else wanted
+
+
+def go_offline(cause: str) -> Mode:
+    """Say that a run is recorded offline; returns that mode."""
+    print(f"train.wandb=online, but {cause}: recorded offline, tools/sync_wandb.py sends it later", file=sys.stderr)
+    return "offline"
+
+
+def one_line(error: Exception) -> str:
+    """What the library has to say of an error."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _synced(file: Path) -> Path:

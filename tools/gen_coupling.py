@@ -62,12 +62,12 @@ def prompt_problems(prompts: str | None, config: Config) -> Iterator[str]:
     """What is wrong with the prompts, if anything, as far as it is seen before data are packed."""
     if prompts is None:
         return
-    if config.coupling.kind != "plain":
-        yield "--prompts are completed from masks, not from perturbed text: add --plain"
-    if config.data.source == "synthetic":
-        yield "--prompts needs text: the synthetic language has no tokenizer"
     if not Path(prompts).is_file():
         yield f"there is no prompt file {prompts}: give a text file with one prompt a line"
+    if config.data.source == "synthetic":
+        yield "--prompts needs text: the synthetic language has no tokenizer"
+    if config.coupling.kind != "plain":
+        yield "--prompts are completed from masks, not from perturbed text: add --plain"
 
 
 def main() -> None:

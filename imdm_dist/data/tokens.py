@@ -9,6 +9,9 @@ from imdm_dist.data.prepare import NotPreparedError, prepare
 from imdm_dist.data.text import data_root
 from imdm_dist.data.tokenizer import load_tokenizer
 
+SYNTHETIC = "synthetic"
+"""In place of a tokenizer's name: the language that has none."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -40,15 +43,20 @@ class Tokens:
         theirs_size, our_size = self.vocab_size, ours.vocab_size
         if theirs_size is not None and our_size is not None:
             same = theirs_size == our_size
-        elif self.name == ours.name:
+        elif self.name == ours.name or SYNTHETIC in (self.name, ours.name):
             same = self.most == ours.most
         else:
             same = (theirs_size or 0) <= ours.most and (our_size or 0) <= self.most
-        if not same:
-            what = f"data.bpe_size={self.most - 1}" if self.name == ours.name else f"data.tokenizer={self.name}"
+        known = theirs_size is not None and our_size is not None
+        if not same and (self.name, self.most) != (ours.name, ours.most):
+            what = f"data.tokenizer={self.name}"
+            if self.name == SYNTHETIC:
+                what = f"data.source={SYNTHETIC}"
+            elif self.name == ours.name:
+                what = f"data.bpe_size={self.most - 1}"
             there, here = theirs_size or self.most, our_size or ours.most
             words.append(f"has {there} ids, data.tokenizer={ours.name} has {here}: set {what}")
-        elif None not in (theirs_size, our_size) and (self.tokenizer, self.mask_id) != (ours.tokenizer, ours.mask_id):
+        elif not same or (known and (self.tokenizer, self.mask_id) != (ours.tokenizer, ours.mask_id)):
             words.append(
                 f"was made with another tokenizer than data.tokenizer={ours.name} is now: "
                 "give the data.* settings it was made with, and the same text"
@@ -65,8 +73,8 @@ def tokens_of(config: DataConfig) -> Tokens:
     try:
         data = prepare(config, may_build=False)
     except NotPreparedError:
-        if config.source == "synthetic":
-            return Tokens("synthetic", 2, 3)
+        if config.source == SYNTHETIC:
+            return Tokens(SYNTHETIC, 2, 3)
         if config.tokenizer == "embedded":
             return Tokens(config.tokenizer, config.length, config.bpe_size + 1)
         loaded = load_tokenizer(config.tokenizer, data_root(config)[0])
@@ -77,6 +85,6 @@ def tokens_of(config: DataConfig) -> Tokens:
 
 
 def _known(config: DataConfig, length: int, vocab_size: int, mask_id: int, tokenizer: str | None) -> Tokens:
-    name = "synthetic" if config.source == "synthetic" else config.tokenizer
+    name = SYNTHETIC if config.source == SYNTHETIC else config.tokenizer
     most = config.bpe_size + 1 if name == "embedded" else vocab_size
     return Tokens(name, length, most, vocab_size, mask_id, tokenizer)

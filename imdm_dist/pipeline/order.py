@@ -26,7 +26,8 @@ def freeze(text: str, home: Path) -> Path:
 
 def remember(home: Path, overrides: Sequence[str]) -> None:
     """Keep the settings that a chain was last asked for with, beside its file's."""
-    write_json(home / OVERRIDES, list(overrides))
+    if remembered(home) != list(overrides):
+        write_json(home / OVERRIDES, list(overrides))
 
 
 def remembered(home: Path) -> list[str]:

@@ -22,10 +22,11 @@ from imdm_dist.launch import slurm
 from imdm_dist.launch.__main__ import main
 from imdm_dist.launch.restarts import count_crash, refusal
 from imdm_dist.launch.restarts import progress as made
-from imdm_dist.launch.submit import script
+from imdm_dist.launch.submit import script, submitted_before
 from imdm_dist.pipeline import load_chain
 from imdm_dist.pipeline.chain import Chain
 from imdm_dist.pipeline.cluster import cancel_chain, submit_chain
+from imdm_dist.pipeline.in_hand import check_idle
 from imdm_dist.pipeline.jobs import Submitted, note_job
 from imdm_dist.pipeline.order import write_order
 from imdm_dist.pipeline.status import status
@@ -276,6 +277,20 @@ def test_a_process_without_a_job_is_seen(fake_slurm: FakeSlurm, begun, tmp_path,
     # On another machine, in a job of another user.
     (folder / "heartbeat.json").write_text(json.dumps(beat | {"pid": 2**22 + 1, "host": "elsewhere", "job": "9"}))
     assert status(chain, root)[0].note == f"job 9, process {2**22 + 1} on elsewhere"
+
+
+def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path):
+    (tmp_path / "submitit").mkdir()
+    (tmp_path / "submitit" / "51_submission.sh").touch()
+    for state in ("PENDING", "RUNNING"):
+        fake_slurm.say(queue=queue_line(state))
+        with pytest.raises(ValueError, match="is being made by job 51: wait for its end, or stop it first"):
+            check_idle(tmp_path, submitted_before(tmp_path))
+    fake_slurm.say(queue=queue_line("COMPLETED"))
+    check_idle(tmp_path, submitted_before(tmp_path))
+    write_heartbeat(Pulse(3, 12), tmp_path, 1)
+    with pytest.raises(ValueError, match=f"is being made by process {os.getpid()} on "):
+        check_idle(tmp_path, [])
 
 
 # Where the log is

@@ -65,6 +65,22 @@ def in_hand(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Hand
     return Hand(0, f"{job_of}process {beat.pid} on {beat.host}")
 
 
+def check_idle(folder: Path, jobs: Collection[str]) -> None:
+    """Check that nobody is at work on a run, or waits in the queue to be.
+
+    Args:
+        jobs: those that were submitted for it.
+
+    Raises:
+        ValueError: somebody is.
+    """
+    beat = read_heartbeat(folder)
+    hand = in_hand(folder, {*jobs, *([beat.job] if beat is not None and beat.job else [])}, slurm.queue())
+    if hand is not None:
+        who = f"job {hand.job}" if hand.job else hand.where
+        raise ValueError(f"{folder} is being made by {who}: wait for its end, or stop it first (scancel)")
+
+
 def _gone(beat: Heartbeat, queue: list[slurm.Job]) -> bool:
     """Whether a process that beat a moment ago is known to be dead."""
     over = any(str(job.id) == beat.job and job.state in slurm.OVER for job in queue)

@@ -6,6 +6,11 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+REFUSAL = "IMDM_REFUSAL"
+"""Variable that names a file: a process of a launch makes it when it ends by what the user has to mend."""
 
 
 def guarded(main: Callable[[], int | None]) -> None:
@@ -16,6 +21,7 @@ def guarded(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except (ValueError, OSError) as error:
+        note_refusal()
         if os.environ.get("IMDM_TRACEBACK"):
             raise
         print(f"error: {in_a_line(error)}", file=sys.stderr)
@@ -24,6 +30,16 @@ def guarded(main: Callable[[], int | None]) -> None:
         print("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def note_refusal() -> None:
+    """Tell the launcher, if it asks, that there is no use in starting again.
+
+    The launch's exit code does not tell: srun kills the other processes, and gives the code of one of these.
+    """
+    if path := os.environ.get(REFUSAL):
+        with suppress(OSError):
+            Path(path).touch()
 
 
 def in_a_line(error: ValueError | OSError) -> str:

@@ -333,6 +333,18 @@ def test_a_job_of_which_a_process_died_is_queued_again_a_bounded_number_of_times
     assert run() == 2 and len(hosts.asked) == 3
 
 
+def test_a_refusal_counts_though_the_other_processes_are_killed_for_it(hosts: FakeSlurm, tmp_path, monkeypatch, capfd):
+    refuse = "from imdm_dist.cli import guarded\ndef main(): raise ValueError('no such text')\nguarded(main)\n"
+    # As srun does: the highest code is that of a process it killed.
+    (hosts.folder / "srun").write_text('#!/bin/sh\nshift; "$@"; exit 143\n')
+    for _ in range(2):
+        assert launch(monkeypatch, tmp_path, refuse, "--restarts", "3", "--folder", "run") == 2
+    assert hosts.asked == []
+    assert "error: no such text\nerror: its processes ended with exit code 143" in capfd.readouterr().err
+    (hosts.folder / "srun").write_text("#!/bin/sh\nexit 143\n")
+    assert launch(monkeypatch, tmp_path, refuse, "--restarts", "3", "--folder", "run") == EXIT_STOPPED
+
+
 @pytest.mark.parametrize("restarts", ["0", "3"])
 def test_what_the_user_has_to_mend_is_not_tried_again(hosts: FakeSlurm, tmp_path, monkeypatch, capfd, restarts):
     refuse = "import sys; print('error: no', file=sys.stderr); sys.exit(2)"

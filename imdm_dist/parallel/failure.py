@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from imdm_dist.cli import note_refusal
 from imdm_dist.parallel.topology import LINGER, Topology
 
 EXIT_FAILED = 1
@@ -108,6 +109,8 @@ def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
         watch.tell(error)
         if topology.first:
             raise
+        if _code(error) == EXIT_REFUSED:
+            note_refusal()
         time.sleep(LINGER)
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else _code(error)) from error
     watch.close()

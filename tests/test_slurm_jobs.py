@@ -24,11 +24,12 @@ from imdm_dist.launch.restarts import count_crash, refusal
 from imdm_dist.launch.restarts import progress as made
 from imdm_dist.launch.submit import script, submitted_before
 from imdm_dist.pipeline import load_chain
-from imdm_dist.pipeline.chain import Chain
+from imdm_dist.pipeline.chain import Chain, needed
 from imdm_dist.pipeline.cluster import cancel_chain, submit_chain
-from imdm_dist.pipeline.in_hand import check_idle
+from imdm_dist.pipeline.in_hand import check_idle, in_hand, noted_jobs
 from imdm_dist.pipeline.jobs import Submitted, note_job
 from imdm_dist.pipeline.order import write_order
+from imdm_dist.pipeline.runner import make_stages
 from imdm_dist.pipeline.status import status
 from imdm_dist.pipeline.survey import survey
 from imdm_dist.signals import EXIT_STOPPED, SIGNALS
@@ -274,6 +275,8 @@ def test_a_process_without_a_job_is_seen(fake_slurm: FakeSlurm, begun, tmp_path,
     for change in ({"time": time.time() - 600}, {"state": "failed"}, {"pid": 2**22 + 1}):
         (folder / "heartbeat.json").write_text(json.dumps(beat | change))
         assert status(chain, root)[0].state == "half done", change
+    (folder / "heartbeat.json").write_text("")  # after a power cut
+    assert in_hand(folder, noted_jobs(root / chain.name).get(folder.name, ()), []) is None
     # On another machine, in a job of another user.
     (folder / "heartbeat.json").write_text(json.dumps(beat | {"pid": 2**22 + 1, "host": "elsewhere", "job": "9"}))
     assert status(chain, root)[0].note == f"job 9, process {2**22 + 1} on elsewhere"
@@ -291,6 +294,14 @@ def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path):
     write_heartbeat(Pulse(3, 12), tmp_path, 1)
     with pytest.raises(ValueError, match=f"is being made by process {os.getpid()} on "):
         check_idle(tmp_path, [])
+
+
+def test_a_job_whose_inputs_are_not_whole_says_so(begun, tmp_path):
+    chain = begun[0]
+    with pytest.raises(
+        ValueError, match=r"^stage redi starts from teacher, which is missing \(was never made\): tools/"
+    ):
+        make_stages(chain, needed(chain, "redi"), tmp_path, lambda stage, folders: None, only=True)
 
 
 # Where the log is

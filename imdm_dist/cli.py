@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,6 +19,8 @@ from imdm_dist.signals import EXIT_INTERRUPTED, another_press, heed_interrupts
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a process whose reader has gone, as a shell reports it."""
+REFUSAL = "IMDM_REFUSAL"
+"""Variable that names a file: a process of a launch makes it when it ends by what the user has to mend."""
 
 
 def guarded(main: Callable[[], int | None]) -> None:
@@ -34,6 +37,7 @@ def guarded(main: Callable[[], int | None]) -> None:
     except (ValueError, OSError) as error:
         code = READER_GONE if isinstance(error, BrokenPipeError) and _reader_gone() else 2
         if code == 2:
+            note_refusal()
             if os.environ.get("IMDM_TRACEBACK"):
                 raise
             lines = error.lines if isinstance(error, ProblemsError) else [in_a_line(error)]
@@ -109,6 +113,16 @@ def _end_output() -> OSError | None:
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
     return found
+
+
+def note_refusal() -> None:
+    """Tell the launcher, if it asks, that there is no use in starting again.
+
+    The launch's exit code does not tell: srun kills the other processes, and gives the code of one of these.
+    """
+    if path := os.environ.get(REFUSAL):
+        with suppress(OSError):
+            Path(path).touch()
 
 
 def in_a_line(error: ValueError | OSError) -> str:

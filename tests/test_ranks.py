@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from imdm_dist.config.training import EngineConfig
+from imdm_dist.parallel import failure
 from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.checkpoint_files import newest_checkpoint
 from imdm_dist.training.loop import train
@@ -112,6 +116,23 @@ def test_a_failing_rank_ends_all_soon_and_its_error_is_shown(tmp_path, cache):
     assert 0 not in codes
     assert "rank 1 failed: RuntimeError: boom (<string>:7)" in errors[0]
     assert "boom" in (tmp_path / "run" / "logs" / "rank-00001.log").read_text() + errors[1]
+
+
+@pytest.mark.parametrize(("error", "code"), [(ValueError, 2), (OSError, 2), (RuntimeError, 1)])
+def test_all_ranks_end_with_the_code_of_the_error(monkeypatch, capfd, error, code):
+    # What the user has to mend is not started again (launch/restarts.py), whichever rank found it.
+    ended: queue.Queue[int] = queue.Queue()
+    monkeypatch.setattr(failure.os, "_exit", ended.put)
+    monkeypatch.setattr(failure, "INTERVAL", 0.01)
+    store = dist.HashStore()
+    other, failing = (failure.Watch(SimpleNamespace(rank=rank), store) for rank in (0, 1))
+    try:
+        raise error("no such text")
+    except error as raised:
+        failing.tell(raised)
+    assert ended.get(timeout=30) == code
+    other.close()
+    assert f"error: rank 1 failed: {error.__name__}: no such text (test_ranks.py:" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -22,12 +22,14 @@ from imdm_dist.launch import slurm
 from imdm_dist.launch.__main__ import main
 from imdm_dist.launch.restarts import count_crash, refusal
 from imdm_dist.launch.restarts import progress as made
-from imdm_dist.launch.submit import script
+from imdm_dist.launch.submit import script, submitted_before
 from imdm_dist.pipeline import load_chain
-from imdm_dist.pipeline.chain import Chain
+from imdm_dist.pipeline.chain import Chain, needed
 from imdm_dist.pipeline.cluster import cancel_chain, submit_chain
+from imdm_dist.pipeline.in_hand import check_idle, in_hand, noted_jobs
 from imdm_dist.pipeline.jobs import Submitted, note_job
 from imdm_dist.pipeline.order import write_order
+from imdm_dist.pipeline.runner import make_stages
 from imdm_dist.pipeline.status import status
 from imdm_dist.pipeline.survey import survey
 from imdm_dist.signals import EXIT_STOPPED, SIGNALS
@@ -273,9 +275,33 @@ def test_a_process_without_a_job_is_seen(fake_slurm: FakeSlurm, begun, tmp_path,
     for change in ({"time": time.time() - 600}, {"state": "failed"}, {"pid": 2**22 + 1}):
         (folder / "heartbeat.json").write_text(json.dumps(beat | change))
         assert status(chain, root)[0].state == "half done", change
+    (folder / "heartbeat.json").write_text("")  # after a power cut
+    assert in_hand(folder, noted_jobs(root / chain.name).get(folder.name, ()), []) is None
     # On another machine, in a job of another user.
     (folder / "heartbeat.json").write_text(json.dumps(beat | {"pid": 2**22 + 1, "host": "elsewhere", "job": "9"}))
     assert status(chain, root)[0].note == f"job 9, process {2**22 + 1} on elsewhere"
+
+
+def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path):
+    (tmp_path / "submitit").mkdir()
+    (tmp_path / "submitit" / "51_submission.sh").touch()
+    for state in ("PENDING", "RUNNING"):
+        fake_slurm.say(queue=queue_line(state))
+        with pytest.raises(ValueError, match="is being made by job 51: wait for its end, or stop it first"):
+            check_idle(tmp_path, submitted_before(tmp_path))
+    fake_slurm.say(queue=queue_line("COMPLETED"))
+    check_idle(tmp_path, submitted_before(tmp_path))
+    write_heartbeat(Pulse(3, 12), tmp_path, 1)
+    with pytest.raises(ValueError, match=f"is being made by process {os.getpid()} on "):
+        check_idle(tmp_path, [])
+
+
+def test_a_job_whose_inputs_are_not_whole_says_so(begun, tmp_path):
+    chain = begun[0]
+    with pytest.raises(
+        ValueError, match=r"^stage redi starts from teacher, which is missing \(was never made\): tools/"
+    ):
+        make_stages(chain, needed(chain, "redi"), tmp_path, lambda stage, folders: None, only=True)
 
 
 # Where the log is
@@ -316,6 +342,18 @@ def test_a_job_of_which_a_process_died_is_queued_again_a_bounded_number_of_times
     assert run() == EXIT_STOPPED and len(hosts.asked) == 3
     hosts.say(state="CANCELLED")  # it is SLURM's
     assert run() == 2 and len(hosts.asked) == 3
+
+
+def test_a_refusal_counts_though_the_other_processes_are_killed_for_it(hosts: FakeSlurm, tmp_path, monkeypatch, capfd):
+    refuse = "from imdm_dist.cli import guarded\ndef main(): raise ValueError('no such text')\nguarded(main)\n"
+    # As srun does: the highest code is that of a process it killed.
+    (hosts.folder / "srun").write_text('#!/bin/sh\nshift; "$@"; exit 143\n')
+    for _ in range(2):
+        assert launch(monkeypatch, tmp_path, refuse, "--restarts", "3", "--folder", "run") == 2
+    assert hosts.asked == []
+    assert "error: no such text\nerror: its processes ended with exit code 143" in capfd.readouterr().err
+    (hosts.folder / "srun").write_text("#!/bin/sh\nexit 143\n")
+    assert launch(monkeypatch, tmp_path, refuse, "--restarts", "3", "--folder", "run") == EXIT_STOPPED
 
 
 @pytest.mark.parametrize("restarts", ["0", "3"])

@@ -35,16 +35,21 @@ def main() -> None:
     given = {option.replace("-", "_"): getattr(arguments, option.replace("-", "_")) for option in OPTIONS}
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
     config = load_run(arguments.folder, arguments.config, [*options, *arguments.overrides])
-    from imdm_dist.launch.submit import script, submit
+    from imdm_dist.launch.submit import DEFAULT_TIME, script, submit, submitted_before
+    from imdm_dist.pipeline.in_hand import check_idle
     from imdm_dist.pipeline.preflight import check_folder, check_run
+    from imdm_dist.planning.text import limit_text
 
     needed = check_run(config)
     if arguments.dry_run:
         print(script(config, arguments.folder))
         return
     check_folder(arguments.folder, needed, "take another run folder")
+    if not arguments.local:
+        check_idle(arguments.folder, submitted_before(arguments.folder))
     job = submit(config, arguments.folder, arguments.local)
-    print(f"job {job.job_id}; logs in {job.paths.folder}", file=sys.stderr)
+    limit = limit_text(config.resources.time or DEFAULT_TIME)
+    print(f"job {job.job_id}; {limit}; logs in {job.paths.folder}", file=sys.stderr)
     if arguments.wait:
         left = f"see {job.paths.folder}" if arguments.local else "the job goes on without this command"
         with interrupted(lambda: left):

@@ -44,7 +44,7 @@ def main() -> int:
         raise ValueError("--restarts goes with --folder, or with --apart: name the run's folder")
     if not arguments.local:
         slurm.need_allocation()
-    with Driver(arguments.local) as driver:
+    with Driver(arguments.local, arguments.folder and arguments.folder / "logs") as driver:
         try:
             # Processes that do not wait for each other start again in place: what they share may be whole by then.
             for left in range(arguments.restarts if arguments.apart else 0, -1, -1):

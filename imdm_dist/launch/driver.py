@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 import imdm_dist
+from imdm_dist.cli import REFUSAL
 from imdm_dist.launch import slurm
 from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
 from imdm_dist.parallel.failure import EXIT_REFUSED
@@ -47,10 +48,12 @@ class Driver:
 
     Args:
         local: processes on this machine without SLURM; 0 starts them by srun in this job's allocation.
+        logs: folder that all machines see, for a file by which a process says that it refused what it was given.
     """
 
-    def __init__(self, local: int = 0) -> None:
+    def __init__(self, local: int = 0, logs: Path | None = None) -> None:
         self.local = local
+        self._refusal = logs.absolute() / f"refused-{slurm.own_job()}" if logs and not local else None
         self.asked = noted()
         self.presses = 0
         """How often Ctrl-C was pressed while processes ran."""
@@ -98,11 +101,15 @@ class Driver:
             StageStopped: it was stopped in good order.
             StageInterrupted: it was ended by Ctrl-C.
             StageCrashed: a process of it died.
-            ValueError: it refused what it was given (exit code 2), and said why.
+            ValueError: it refused what it was given, and said why.
         """
         if self.asked:
             raise StageStopped
         command, environment = self._launcher(one, apart), {**os.environ, **self._environment(one)}
+        if self._refusal is not None:
+            self._refusal.parent.mkdir(parents=True, exist_ok=True)
+            self._refusal.unlink(missing_ok=True)
+            environment[REFUSAL] = str(self._refusal)
         self._process = subprocess.Popen([*command, *program], env=environment, stdin=subprocess.DEVNULL)
         code = self._process.wait()
         self._process = None
@@ -115,7 +122,9 @@ class Driver:
         if code in (EXIT_STOPPED, *_WARNED) or self.asked:
             raise StageStopped
         message = f"its processes ended with exit code {code}: see the messages above"
-        raise ValueError(message) if code == EXIT_REFUSED else StageCrashed(message)
+        if code == EXIT_REFUSED or (self._refusal is not None and self._refusal.exists()):
+            raise ValueError(message)
+        raise StageCrashed(message)
 
     def _launcher(self, one: bool, apart: bool) -> list[str]:
         python = [sys.executable]

@@ -55,6 +55,11 @@ def submit(config: Config, folder: Path, local: bool) -> Any:
         raise ValueError(f"SLURM refused the job: {words}; change resources.*, sinfo says what there is") from None
 
 
+def submitted_before(folder: Path) -> set[str]:
+    """Ids of the jobs that were submitted for a run."""
+    return {path.name.partition("_")[0] for path in (folder / LOGS).glob("*_submission.sh")}
+
+
 def script(config: Config, folder: Path) -> str:
     """The batch script that `submit` would hand to SLURM; nothing is written.
 

@@ -7,11 +7,13 @@ train; ours note the signal, all ranks agree on a step and save; then rank 0 han
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+from imdm_dist.cli import REFUSAL, note_refusal
 from imdm_dist.config import Config, from_dict, to_dict
 from imdm_dist.launch.restarts import refusal
 from imdm_dist.signals import EXIT_STOPPED, SIGNALS, heed_signals
@@ -52,7 +54,8 @@ class TrainJob:
         except (ValueError, OSError):
             # Submitit's processes end with the same code whatever the error is.
             refused.parent.mkdir(parents=True, exist_ok=True)
-            refused.touch()
+            os.environ[REFUSAL] = str(refused)
+            note_refusal()
             raise
         if place_of_this_process().rank > 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from imdm_dist.cli import note_refusal
 from imdm_dist.parallel.environment import env_number
 from imdm_dist.parallel.topology import LINGER, Topology
 from imdm_dist.signals import EXIT_INTERRUPTED
@@ -110,6 +111,8 @@ def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
         watch.tell(error)
         if topology.first:
             raise
+        if _code(error) == EXIT_REFUSED:
+            note_refusal()
         time.sleep(LINGER)
         raise SystemExit(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _code(error)) from error
     watch.close()

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from imdm_dist.config.resources import ResourcesConfig
-from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.launch import slurm
 from imdm_dist.pipeline.chain import Chain, Stage, chain_yaml
 from imdm_dist.pipeline.in_hand import in_hand, noted_jobs
@@ -17,7 +16,7 @@ from imdm_dist.pipeline.order import freeze, remember
 from imdm_dist.pipeline.preflight import preflight
 from imdm_dist.pipeline.survey import UNPREPARED, Found, survey
 from imdm_dist.pipeline.work import SEVERAL
-from imdm_dist.planning.text import duration
+from imdm_dist.planning.text import limit_text
 from imdm_dist.training.heartbeat import NAME as HEARTBEAT
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -187,7 +186,7 @@ def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: dict[s
     job = Submitted(number, key)
     note_job(home, stage.name, job)
     waits = f" after {', '.join(map(str, before.values()))}" if before else ""
-    limit = f", {duration(60 * minutes_of(resources.time))} at most" if resources.time else ""
+    limit = f", {limit_text(resources.time)}" if resources.time else ""
     print(f"{stage.name}: job {number}{limit}{waits} ({found.state}, {found.why})", file=sys.stderr)
     return job
 

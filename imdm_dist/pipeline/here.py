@@ -45,7 +45,7 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
     prepare_data(chain, todo)
     print(_place(local), file=sys.stderr)
     frozen = freeze(chain_yaml(chain), home)
-    with Driver(local) as driver:
+    with Driver(local, home / "logs") as driver:
 
         def worker(stage: Stage, folders: Mapping[str, Path]) -> None:
             program = ["-m", "imdm_dist.pipeline.order", str(write_order(home, frozen, stage.name, folders))]

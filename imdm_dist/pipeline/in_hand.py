@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +32,20 @@ class Hand:
     """In words, if there is no such job."""
 
 
+def _beat(folder: Path) -> Heartbeat | None:
+    """The heartbeat of a run. It is never synced: one that a power cut has emptied tells as much as none."""
+    with suppress(ValueError):
+        return read_heartbeat(folder)
+    return None
+
+
 def noted_jobs(home: Path) -> dict[str, set[str]]:
     """The jobs that noted themselves at work in the folders of a chain, by the folder's name; old ones too."""
     noted: dict[str, set[str]] = {}
     for path in home.glob(f"{ORDERS}/*.json"):
         noted.setdefault(path.stem, set()).add(read_json(path).get("job", ""))
     for path in home.glob(f"*/{HEARTBEAT}"):
-        if (beat := read_heartbeat(path.parent)) is not None:
+        if (beat := _beat(path.parent)) is not None:
             noted.setdefault(path.parent.name, set()).add(beat.job)
     return {folder: jobs - {""} for folder, jobs in noted.items() if jobs - {""}}
 
@@ -58,11 +66,27 @@ def in_hand(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Hand
     for job in queue:
         if str(job.id) in jobs and job.state not in slurm.OVER:
             return Hand(job.id)
-    beat = read_heartbeat(folder)
+    beat = _beat(folder)
     if beat is None or beat.ended or beat.age > STALE_S or _gone(beat, queue):
         return None
     job_of = f"job {beat.job}, " if beat.job else ""
     return Hand(0, f"{job_of}process {beat.pid} on {beat.host}")
+
+
+def check_idle(folder: Path, jobs: Collection[str]) -> None:
+    """Check that nobody is at work on a run, or waits in the queue to be.
+
+    Args:
+        jobs: those that were submitted for it.
+
+    Raises:
+        ValueError: somebody is.
+    """
+    beat = _beat(folder)
+    hand = in_hand(folder, {*jobs, *([beat.job] if beat is not None and beat.job else [])}, slurm.queue())
+    if hand is not None:
+        who = f"job {hand.job}" if hand.job else hand.where
+        raise ValueError(f"{folder} is being made by {who}: wait for its end, or stop it first (scancel)")
 
 
 def _gone(beat: Heartbeat, queue: list[slurm.Job]) -> bool:

@@ -21,6 +21,7 @@ from imdm_dist.pipeline.survey import MARK, Found, look, survey
 from imdm_dist.pipeline.work import work
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
+from imdm_dist.training.checkpoint_files import discard_broken
 
 Worker = Callable[[Stage, Mapping[str, Path]], None]
 """Does a stage in the folder of its name; in this process, or by starting others."""
@@ -108,6 +109,8 @@ def _make(found: Found, folders: Mapping[str, Path], worker: Worker) -> str:
         print(f"{stage.name}: made again, {found.why}", file=sys.stderr)
         if stage.kind == "coupling":
             discard_damaged(folder)
+        if stage.kind == "train":
+            discard_broken(folder)  # a finished stage has one alone: without it training begins anew
     else:
         word = "going on" if found.state == "half done" else f"starting, {found.why}"
         print(f"{stage.name}: {word} ({folder.name})", file=sys.stderr)

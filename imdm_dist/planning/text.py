@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.planning.memory import PHASES
 from imdm_dist.planning.plan import CouplingPlan, Plan
 
@@ -125,3 +127,9 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.3g} seconds" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def limit_text(time: str) -> str:
+    """A time limit as it is read, in words: whoever wrote 24 may have meant hours."""
+    minutes = minutes_of(time)
+    return "no time limit" if math.isinf(minutes) else f"{duration(60 * minutes)} at most"

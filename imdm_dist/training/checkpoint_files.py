@@ -9,6 +9,7 @@ noise and dropout need no state, as they are functions of seed and step.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -170,6 +171,15 @@ def newest_checkpoint(folder: Path, quantity: str = "") -> Checkpoint | None:
         except ValueError as error:
             print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
     return None
+
+
+def discard_broken(folder: Path) -> None:
+    """Remove the checkpoints of a run that are not whole; call it only while nobody writes there."""
+    for path in folder.glob(PATTERN):
+        try:
+            check(path)
+        except ValueError:
+            shutil.rmtree(path)
 
 
 def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:

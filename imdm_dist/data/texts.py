@@ -154,9 +154,10 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
                     continue
                 found = True
                 if value is not None and not isinstance(value, str):
+                    strings = [name for name in documents.field_names(row) if _is_string(row, name)]
+                    others = f"one of {', '.join(strings)}" if strings else "a field of strings; it has none"
                     raise ValueError(
-                        f"{texts.place}: field {config.text_field} is no text: "
-                        "set data.text_field to a field of strings"
+                        f"{texts.place}: field {config.text_field} is no text: set data.text_field to {others}"
                     )
                 yield value if value and value.strip() else None
         except ValueError as error:
@@ -167,6 +168,10 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
             f"{setting}: {some_of([path.name for path in files])} has no field {config.text_field}: "
             f"set data.text_field to one of {', '.join(offered)}"
         )
+
+
+def _is_string(row: dict[str, Any], name: str) -> bool:
+    return isinstance(documents.value_of(row, name), str)
 
 
 def _rows(file: TextFile, kind: str, config: DataConfig) -> Iterator[tuple[int, Any]]:

@@ -35,7 +35,7 @@ def long_word(text: str) -> str:
     if max(map(len, text.split()), default=0) < LONGEST_WORD and not _SPACES.search(text):
         return ""
     found = _RUN.search(text)
-    return repr(found[0][0]) if found else ""
+    return repr(found[0][-1]) if found else ""
 
 
 def train_backend(texts: Iterable[str] | Iterable[list[str]], size: int, end_of_text: str, out: Path) -> None:

@@ -53,8 +53,10 @@ class Texts:
     """Rows by label."""
     without: Counter[str] = field(default_factory=Counter)
     """Rows without text by label: null, missing or blank."""
-    zeros: list[str] = field(default_factory=list)
-    """Places of documents with NUL characters."""
+    zeros: int = 0
+    """Documents with NUL characters."""
+    first_zero: str = ""
+    """Place of the first of them."""
 
     def __iter__(self) -> Iterator[str]:
         for text in self.rows(self):
@@ -65,7 +67,8 @@ class Texts:
                 continue
             text = drop_mark(text)
             if "\0" in text:
-                self.zeros.append(self.place)
+                self.zeros += 1
+                self.first_zero = self.first_zero or self.place
             if self.share and text.strip() and _is_valid(text, self.share) != self.valid:
                 continue
             yield text
@@ -80,7 +83,8 @@ class Texts:
             rest = sum(count for _, count in self.without.most_common()[_NAMED:])
             print(f"{self.name}: left out {rest:,} rows of {len(self.without) - _NAMED} more files", file=sys.stderr)
         if self.zeros:
-            print(f"{self.name}: NUL characters in {some_of(self.zeros)}: is the file whole?", file=sys.stderr)
+            more = f" and {self.zeros - 1:,} more documents" if self.zeros > 1 else ""
+            print(f"{self.name}: NUL characters in {self.first_zero}{more}: is the file whole?", file=sys.stderr)
 
 
 def _is_valid(text: str, share: float) -> bool:
@@ -154,9 +158,10 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
                     continue
                 found = True
                 if value is not None and not isinstance(value, str):
+                    strings = [name for name in documents.field_names(row) if _is_string(row, name)]
+                    others = f"one of {', '.join(strings)}" if strings else "a field of strings; it has none"
                     raise ValueError(
-                        f"{texts.place}: field {config.text_field} is no text: "
-                        "set data.text_field to a field of strings"
+                        f"{texts.place}: field {config.text_field} is no text: set data.text_field to {others}"
                     )
                 yield value if value and value.strip() else None
         except ValueError as error:
@@ -167,6 +172,10 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
             f"{setting}: {some_of([path.name for path in files])} has no field {config.text_field}: "
             f"set data.text_field to one of {', '.join(offered)}"
         )
+
+
+def _is_string(row: dict[str, Any], name: str) -> bool:
+    return isinstance(documents.value_of(row, name), str)
 
 
 def _rows(file: TextFile, kind: str, config: DataConfig) -> Iterator[tuple[int, Any]]:

@@ -279,6 +279,9 @@ def test_a_process_without_a_job_is_seen(fake_slurm: FakeSlurm, begun, tmp_path,
     assert in_hand(folder, noted_jobs(root / chain.name).get(folder.name, ()), []) is None
     # On another machine, in a job of another user.
     (folder / "heartbeat.json").write_text(json.dumps(beat | {"pid": 2**22 + 1, "host": "elsewhere", "job": "9"}))
+    fake_slurm.say(accounting="9|CANCELLED by 0")
+    assert status(chain, root)[0].state == "half done"
+    fake_slurm.say(accounting="")
     assert status(chain, root)[0].note == f"job 9, process {2**22 + 1} on elsewhere"
 
 

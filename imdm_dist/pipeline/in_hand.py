@@ -91,5 +91,9 @@ def check_idle(folder: Path, jobs: Collection[str]) -> None:
 
 def _gone(beat: Heartbeat, queue: list[slurm.Job]) -> bool:
     """Whether a process that beat a moment ago is known to be dead."""
-    over = any(str(job.id) == beat.job and job.state in slurm.OVER for job in queue)
-    return over or (beat.host == socket.gethostname() and process_start(beat.pid) is None)
+    if beat.host == socket.gethostname() and process_start(beat.pid) is None:
+        return True
+    if not beat.job:
+        return False
+    states = [job.state for job in queue if str(job.id) == beat.job] or slurm.last_states([int(beat.job)]).values()
+    return any(state in slurm.OVER for state in states)

@@ -154,6 +154,9 @@ def test_a_file_that_is_left_alone_is_hashed_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("imdm_dist.data.digest._SETTLED", 0.02)
     time.sleep(0.1)
     first = source_identity(config, "train")
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "cache").mkdir()
+    assert source_identity(config, "train") == first
     with monkeypatch.context() as patch:
         patch.setattr("imdm_dist.data.digest._hash", lambda path, bar: pytest.fail("hashed once more"))
         assert source_identity(config, "train") == first

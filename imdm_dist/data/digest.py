@@ -29,7 +29,8 @@ def file_digests(files: Sequence[Path], cache: Path, label: str) -> list[str]:
     """SHA-256 of the bytes of files, in hex.
 
     Args:
-        cache: where hashes are kept, in a folder of their own; one that cannot be written costs time alone.
+        cache: where hashes are kept, in a folder of their own; one that is not there, as long as nothing was built,
+            or cannot be written costs time alone.
         label: what the files are, for the progress bar.
     """
     kept = {path: cache / _FOLDER / f"{hash_json(_state(path))[:32]}.json" for path in files}
@@ -41,7 +42,7 @@ def file_digests(files: Sequence[Path], cache: Path, label: str) -> list[str]:
             state, now = _state(path), time.time()
             known[path] = _hash(path, bar)
             info = path.stat()
-            if max(info.st_mtime, info.st_ctime) < now - _SETTLED and _state(path) == state:
+            if cache.is_dir() and max(info.st_mtime, info.st_ctime) < now - _SETTLED and _state(path) == state:
                 with suppress(OSError):
                     write_json(kept[path], known[path])
     return [str(known[path]) for path in files]

@@ -204,6 +204,8 @@ def prepare(config: DataConfig, may_build: bool = True) -> Dataset:
         NotPreparedError: something is missing, and `may_build` is false.
     """
     cache = Path(config.cache)
+    if not may_build and not cache.exists():  # before every byte of the text is hashed for nothing
+        raise NotPreparedError(f"not made yet: all of {cache}; run tools/prepare_data.py")
     if config.source == "synthetic":
         return _synthetic(cache, may_build)
     if config.length < 3:

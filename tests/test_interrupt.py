@@ -75,7 +75,7 @@ def press_at(monkeypatch, owner, name, *calls):
     ("owner", "name", "at", "settings"),
     [
         (Meter, "add", 6, {}),
-        (loop, "validation_nelbo", 3, {"valid_every": 2}),
+        (loop, "validation_sums", 3, {"valid_every": 2}),
         (Saver, "_join", 3, {"async_save": False}),
     ],
     ids=["a step", "a validation", "a save"],

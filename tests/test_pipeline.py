@@ -303,12 +303,13 @@ def test_a_run_refuses_its_inputs_before_text_is_packed(home, tmp_path):
 
 def test_a_run_goes_on_by_its_folders_name(home, tmp_path):
     folder = tmp_path / "teacher"
-    shutil.copytree(found(home)["teacher"].folder, folder)
-    assert load_run(folder, None, []) == tiny_chain(home).stage("teacher").config
-    assert train(load_run(folder, None, ["train.steps=14"]), folder)
-    assert newest_checkpoint(folder).step == 14
+    config = tiny_chain(home).stage("teacher").config
+    config = replace(config, train=replace(config.train, steps=2))
+    assert train(config, folder) and load_run(folder, None, []) == config
+    assert train(load_run(folder, None, ["train.steps=4"]), folder)
+    assert newest_checkpoint(folder).step == 4
     # With a setting of the data forgotten nothing is packed.
-    forgotten = load_run(folder, None, ["data.bpe_size=400", f"data.cache={tmp_path / 'data'}", "train.steps=14"])
+    forgotten = load_run(folder, None, ["data.bpe_size=400", f"data.cache={tmp_path / 'data'}", "train.steps=6"])
     with pytest.raises(ValueError, match=r"was made with data.bpe_size=300 .now 400.: give it again, or use another"):
         train(forgotten, folder)
     assert not (tmp_path / "data").exists()
@@ -512,4 +513,5 @@ def test_a_signal_before_the_first_import_stops_in_good_order(tmp_path):
     process.send_signal(signal.SIGUSR1)
     output = process.communicate(timeout=120)[0].decode()
     assert process.returncode == EXIT_STOPPED, output
-    assert "stopped at step 0 of 100000 (SIGUSR1)" in output
+    # It reached the process before its data were packed, or after.
+    assert "stopped (SIGUSR1) before the synthetic rows stood" in output or "stopped at step 0 of 100000" in output

@@ -26,7 +26,7 @@ from imdm_dist.data.texts import read_texts, text_batches
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, make_folder, publish_dir, write_json
-from imdm_dist.signals import interrupted, leaving_at_signals
+from imdm_dist.signals import interrupted, leaving_at_signals, noted
 
 _TEXTS = ("source", "text_field", "document", "valid_share", "packing", "detokenizer")
 """Settings that shape the texts, beside the files or data set themselves."""
@@ -76,8 +76,12 @@ def build_once(
         return folder
     if not may_build:
         raise NotPreparedError(f"not made yet: {what}; run tools/prepare_data.py")
-    with leaving_at_signals():
-        _build(folder, what, build, there)
+    try:
+        with leaving_at_signals():
+            _build(folder, what, build, there)
+    except SystemExit:
+        print(f"stopped ({noted()}) before {what} stood: run the same command to go on", file=sys.stderr)
+        raise
     return folder
 
 

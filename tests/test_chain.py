@@ -231,6 +231,7 @@ def refuse(folder, content, match):
         ("pairs", {"coupling": "pairs"}, "has coupling, which a stage of kind coupling does not read"),
         ("table", {"evaluator": "teacher"}, "evaluator of stage table .* is teacher, a stage of kind train"),
         ("table", {"evaluator": "table"}, "is table, which is no stage above it: correct the name or the order"),
+        ("table", {"models": None}, "it needs models"),
         ("table", {"coupling": "redi"}, "coupling of stage table .* a stage of kind train"),
         ("table", {"models": {"A": "pairs"}}, "models of stage table .* is pairs, a stage of kind coupling"),
         ("table", {"models": {"A": "sddt"}}, "models of stage table .* is sddt, which is no stage above it"),

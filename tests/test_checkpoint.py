@@ -1,6 +1,7 @@
 """Checkpoints as files: whole or not there, whatever happens while they are written."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -91,6 +92,9 @@ def test_an_unknown_format_is_refused(tmp_path):
         ({"keep_last": 2}, {}, {5, 6}),
         ({"keep_last": 1, "keep_every": 2}, {}, {2, 4, 6}),
         ({"keep_last": 1, "keep_best": True, "valid_every": 1}, {1: 9.0, 3: 2.0, 5: 3.0, 6: None}, {3, 6}),
+        # A perplexity that no float holds is never the best; earlier versions wrote nan.
+        ({"keep_last": 1, "keep_best": True, "valid_every": 1}, {1: math.nan, 3: 2.0, 5: math.inf, 6: None}, {3, 6}),
+        ({"keep_last": 1, "keep_best": True, "valid_every": 1}, {1: None, 2: None}, {6}),
     ],
 )
 def test_retention(settings, ppl, kept):

@@ -120,6 +120,26 @@ def test_names_of_special_tokens_in_a_text_are_plain_text(bpe: Tokenizer, bert_f
         assert not {tokenizer.mask_id, tokenizer.bos_id, tokenizer.eos_id} & set(ids)
 
 
+def test_decoded_text_reads_as_text_whatever_the_version_of_the_library(bpe: Tokenizer, bert_folder: Path) -> None:
+    bert = load_tokenizer(str(bert_folder))
+    for default in (True, False):  # of transformers 4 and 5
+        bert.fast.clean_up_tokenization_spaces = bpe.fast.clean_up_tokenization_spaces = default
+        assert bert.decode(bert.encode(["it's the dogs, isn't it."])[0]) == "it's the dogs, isn't it."
+        # A byte-level BPE gives back what was there, as it was there.
+        assert bpe.decode(bpe.encode(["it ' s a cat , they ' re not ."])[0]) == "it ' s a cat , they ' re not ."
+    assert (bert.clean_up, bpe.clean_up) == (True, False)
+
+
+def test_decoded_rows_are_encoded_with_their_special_tokens(bpe: Tokenizer, bert_folder: Path) -> None:
+    for tokenizer in (bpe, load_tokenizer(str(bert_folder))):
+        begin, end, text = tokenizer.bos_id, tokenizer.eos_id, tokenizer.encode(["the cat's mat", "rain"])
+        rows = [[begin, *text[0], end, *text[1], end], [*text[0], end, end], [], [begin]]
+        assert tokenizer.encode_decoded([tokenizer.decode(row) for row in rows]) == rows
+        # What the text calls a mask is no mask.
+        (ids,) = tokenizer.encode_decoded(["a [MASK] b"])
+        assert tokenizer.mask_id not in ids
+
+
 def test_a_bare_tokenizer_json_finds_its_special_tokens(bpe: Tokenizer, bert_folder: Path, tmp_path: Path) -> None:
     bert = load_tokenizer(str(bert_folder))
     bert.fast.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))

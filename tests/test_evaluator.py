@@ -22,7 +22,11 @@ from imdm_dist.evaluation.causal_lm import (
     train_evaluator,
 )
 from imdm_dist.evaluation.evaluator_files import find_evaluator
-from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_texts
+from imdm_dist.evaluation.gen_ppl import (
+    generative_perplexity,
+    generative_perplexity_of_sequences,
+    generative_perplexity_of_texts,
+)
 
 VOCAB, LENGTH = 12, 9
 TINY = EvaluatorConfig(hidden_dim=32, n_blocks=1, n_heads=2, steps=60, batch=16, lr=1e-2, dropout=0.0)
@@ -78,6 +82,7 @@ def _nlls(lm: GPT2LMHeadModel, ids: list[int]) -> list[float]:
 def test_training_learns_the_data(trained: Path, data: tuple[TokenFile, TokenFile]) -> None:
     record = json.loads((trained / "evaluator.json").read_text())
     assert 2 <= record["valid_ppl"] < 2.6
+    assert record["valid_ppl_text"] == pytest.approx(record["valid_ppl"])  # these rows have no ends of their own
     assert record["data"] == data[0].fingerprint
     assert record["config"]["steps"] == 60
     loaded = load_causal_lm(trained)
@@ -146,6 +151,28 @@ class Letters:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         assert not add_special_tokens
         return [ord(letter) - ord("a") for letter in text]
+
+
+def test_end_tokens_from_the_second_on_are_left_out() -> None:
+    """As MDLM and DUO count: the first token of a sequence is one, if it is an end token; text behind one counts."""
+    lm, end = _lm(), 3
+    rows = np.array([[end, 1, 2, end, 4, end], [1, 2, end, 5, end, end], [1, 2, 4, 5, 6, 7]])
+    counted = [[1, 2, 4], [1, 2, 3], [1, 2, 3, 4, 5]]  # places
+    nlls = [_nlls(lm, row) for row in rows.tolist()]
+    kept = [nll[place - 1] for nll, places in zip(nlls, counted, strict=True) for place in places]
+    scored = generative_perplexity(lm, rows, end_id=end)
+    assert scored.token_level == pytest.approx(math.exp(np.mean(nlls)), rel=1e-5)
+    assert scored.first_end == pytest.approx(math.exp(np.mean(kept)), rel=1e-5)
+    assert generative_perplexity(lm, rows).first_end is None
+    of_lists = generative_perplexity_of_sequences(lm, rows.tolist(), max_tokens=6, end_id=end)
+    assert of_lists.first_end == pytest.approx(scored.first_end, rel=1e-6)
+
+
+def test_a_perplexity_that_no_float_holds_is_none() -> None:
+    lm = _lm()
+    with torch.no_grad():
+        lm.transformer.wte.weight.mul_(1e5)
+    assert generative_perplexity(lm, _walk(5, 2)).token_level is None
 
 
 @pytest.mark.parametrize("batch", [1, 2, 10])

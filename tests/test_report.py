@@ -14,6 +14,7 @@ from imdm_dist.evaluation.report import Report, write_report
 from imdm_dist.evaluation.result import ResultRecord, format_cell, mean_figures, table_markdown
 from imdm_dist.evaluation.synthetic import FORMULAS
 from imdm_dist.pipeline import demo, load_chain
+from imdm_dist.training.metrics import console
 
 ROW = {"validity": 0.4931, "token_entropy": 0.6928, "factorization_error": 0.6931, "factorization_error_mean": 1.386}
 
@@ -71,6 +72,15 @@ def test_tables() -> None:
         "| a | b |\n|:---|---:|\n| x\\|y | 1.23 |\n| – | 12346 |\n"
     )
     assert [format_cell(value) for value in (3, 0.5, 524.31, 4.2, 1e-9)] == ["3", "0.500", "524", "4.20", "1.00e-09"]
+
+
+def test_no_figure_is_minus_zero(tmp_path: Path) -> None:
+    assert format_cell(-0.0) == "0.00"
+    zero = dict.fromkeys(ROW, -0.0) | {"factorization_error": -1e-9}
+    write_report(tmp_path / "a.json", tmp_path / "a.md", Report(table1={"mdm": zero}, table2_rows=[], provenance={}))
+    assert "| MDM | 0.0 % | 49.8 % | 0.000 | 0.690 | 0.000 | 0.693 | 0.000 |" in (tmp_path / "a.md").read_text()
+    line = {"loss": -0.0, "grad_norm": 0.0, "lr": 0.0, "tokens_per_s": 1.0, "memory_gb": 1.0, "data_wait_s": 0.0}
+    assert "loss 0.0000" in console(line)
 
 
 def test_record_carries_what_a_figure_depends_on(tmp_path: Path) -> None:

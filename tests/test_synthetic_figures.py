@@ -86,6 +86,8 @@ def test_draws_depend_on_the_seed_and_not_on_the_batch() -> None:
 def test_samples() -> None:
     samples = np.array([[0, 0], [1, 1], [0, 1], [0, 0]])
     assert validity(samples) == 0.75
+    assert str(token_entropy(samples * 0)) == "0.0"  # and not -0.0
+    assert str(factorization_error_mean(_response([(1.0, 1.0)]))) == "0.0"
     assert token_entropy(samples) == pytest.approx(-(5 / 8 * math.log(5 / 8) + 3 / 8 * math.log(3 / 8)))
     row = table1_row(torch.from_numpy(samples), _response([(0.5, 0.5)]))
     assert list(row) == ["validity", "token_entropy", "factorization_error", "factorization_error_mean"]

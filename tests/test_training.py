@@ -402,6 +402,20 @@ def test_a_run_folder_has_one_writer(home):
     train(text_config(home), folder)
 
 
+def test_a_validation_loss_beyond_all_floats_is_recorded_and_ends_nothing(home):
+    """Weights of 1e6 are finite, and so is their loss; exp of it is not."""
+    config = text_config(home)
+    config = replace(config, optimizer=replace(config.optimizer, lr=1e6, warmup_steps=0))
+    settings = replace(config.train, steps=2, save_every=1, keep_last=1, valid_every=1, keep_best=True)
+    assert train(replace(config, train=settings), home / "beyond")
+    lines = [line for line in read_metrics(home / "beyond") if "valid_ppl_raw" in line]
+    assert len(lines) == 2 and "NaN" not in (home / "beyond" / "metrics.jsonl").read_text()
+    for line in lines:
+        assert line["valid_ppl_raw"] is None and line["valid_ppl_raw_se"] is None
+        assert line["valid_nelbo_raw"] > 709 and line["valid_nelbo_raw_se"] > 0
+    assert [path.name for path in (home / "beyond").glob("step-*")] == ["step-00000002"]
+
+
 def test_a_run_that_diverged_keeps_its_good_checkpoints(home):
     config = text_config(home)
     config = replace(config, optimizer=replace(config.optimizer, lr=float("inf")))

@@ -28,8 +28,11 @@ def nelbo(model: DiT, batch: MaskedBatch, chunk_rows: int) -> Tensor:
 
 
 @torch.no_grad()
-def nelbo_by_row(model: DiT, batch: MaskedBatch, chunk_rows: int, text: slice) -> Tensor:
+def nelbo_by_row(model: DiT, batch: MaskedBatch, chunk_rows: int, positions: int, text: slice) -> Tensor:
     """Each row's sum over masked tokens of -log p / t: over all of them, and over those at the positions `text`.
+
+    Args:
+        positions: of the largest batch that any rank has now (see `sum_over_rows`).
 
     Returns:
         float64 [2, B], nats.
@@ -45,4 +48,4 @@ def nelbo_by_row(model: DiT, batch: MaskedBatch, chunk_rows: int, text: slice) -
         return torch.zeros(2, rows, dtype=torch.float64, device=h_RD.device).index_add(1, row_R, term_2R)
 
     parts = h_MD, batch.target_M, (counts_2M * weight_M).T, flat_M // length
-    return sum_over_rows(loss_of_rows, parts, batch.x_BL.numel(), chunk_rows)
+    return sum_over_rows(loss_of_rows, parts, positions, chunk_rows)

@@ -71,7 +71,8 @@ def validation_sums(
         time_B = time_within(_strata(draw, draws_a_row, rows)[index_B], seed_B, rows)
         masked_BL = draw_mask(seed_B, time_B, data.length)
         examples = build_batch(data.take(index_B), masked_BL, time_B, seed_B, seed_B, data.mask_id, total=math.inf)
-        sums_2B = nelbo_by_row(model, examples.to(model.device), _CHUNK_ROWS, data.text_positions)
+        examples = examples.to(model.device)
+        sums_2B = nelbo_by_row(model, examples, _CHUNK_ROWS, batch * data.length, data.text_positions)
         if not surplus:
             sums_2DR[:, draw, first : first + len(index_B)] = sums_2B
     model.train(was_training)

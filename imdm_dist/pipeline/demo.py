@@ -151,8 +151,9 @@ def _gen_ppl(result: dict[str, Any]) -> dict[str, tuple[list[int], list[float]]]
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for record in result["records"]:
         steps, values = curves.setdefault(record["model"], ([], []))
-        steps.append(record["steps"])
-        values.append(record["figures"]["mean"]["gen_ppl"])
+        if (value := record["figures"]["mean"]["gen_ppl"]) is not None:  # of a bad model no float may hold it
+            steps.append(record["steps"])
+            values.append(value)
     return curves
 
 

@@ -1,0 +1,151 @@
+"""Tables of models: Gen. PPL by every convention that an evaluator allows, and figures that need no evaluator."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from imdm_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainConfig
+from imdm_dist.config.evaluation import EvaluatorConfig
+from imdm_dist.data import Dataset, load_tokenizer, prepare
+from imdm_dist.data.tokenizer import train_bpe
+from imdm_dist.evaluation.causal_lm import load_causal_lm, train_evaluator
+from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
+from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_sequences
+from imdm_dist.files import read_json
+from imdm_dist.training.loop import train
+
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("evaluate")
+    lines = [f"line {i} , it ' s said , has {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(300)]
+    (home / "text.txt").write_text("".join(lines))
+    train_bpe(lines, 310, home / "other")
+    lm = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+    lm.save_pretrained(home / "other")
+    return home
+
+
+@pytest.fixture(scope="module")
+def config(home: Path) -> Config:
+    text = (str(home / "text.txt"),)
+    return Config(
+        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.0),
+        data=DataConfig(
+            source="files",
+            train=text,
+            valid=text,
+            bpe_size=300,
+            length=LENGTH,
+            cache=str(home / "data"),
+            root=str(home),
+        ),
+        optimizer=OptimizerConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
+        train=TrainConfig(steps=3, global_batch=8, valid_rows=16),
+        evaluation=EvaluationConfig(samples=6, steps=(2,), seeds=(1, 2)),
+    )
+
+
+@pytest.fixture(scope="module")
+def data(config: Config) -> Dataset:
+    return prepare(config.data)
+
+
+@pytest.fixture(scope="module")
+def models(home: Path, config: Config, data: Dataset) -> dict[str, Candidate]:
+    train(config, home / "teacher")
+    train_evaluator(EvaluatorConfig(hidden_dim=16, n_blocks=1, n_heads=2, steps=3), data.train, data.valid, home / "lm")
+    return {"MDLM": Candidate(home / "teacher")}
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    return replace(config, evaluation=replace(config.evaluation, **settings))
+
+
+def test_what_needs_no_evaluator_is_given_without_one(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate]
+) -> None:
+    result = evaluate(config, data, models, None, home / "without")
+    (record,) = result["records"]
+    assert record["evaluator"] is record["scored"] is record["end_tokens"] is result["evaluator_valid_ppl"] is None
+    assert record["figures"]["mean"]["entropy"] > 0 and "gen_ppl" not in record["figures"]["mean"]
+    assert json.loads((home / "without" / "result.json").read_text()) == result
+    lines = (home / "without" / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| model | steps | Gen. PPL | entropy") and lines[2].startswith("| MDLM | 2 | – | ")
+    assert any(line.startswith("| MDLM |") and line.count(" ± ") == 2 for line in lines)
+    assert any(line.startswith("| evaluator | – | – |") for line in lines)
+
+
+def test_every_convention_is_that_of_its_definition(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate]
+) -> None:
+    """Of an evaluator over the samples' own tokens: ids and text, all end tokens and the first."""
+    result = evaluate(config, data, models, home / "lm", home / "own")
+    (record,) = result["records"]
+    assert (record["scored"], record["end_tokens"], record["clean_up"]) == ("ids", "all", False)
+    lm, tokenizer = load_causal_lm(home / "lm"), data.tokenizer
+    assert tokenizer is not None
+    for seed, figures in zip((1, 2), record["figures"]["by_seed"], strict=True):
+        rows = np.load(home / "own" / f"samples-MDLM-2-{seed}.npy")
+        of_ids = generative_perplexity(lm, rows, end_id=tokenizer.eos_id)
+        texts = [tokenizer.decode(row) for row in rows]
+        marked = tokenizer.encode_decoded(texts)
+        of_text = generative_perplexity_of_sequences(lm, marked, LENGTH, end_id=tokenizer.eos_id)
+        assert figures["gen_ppl"] == figures["gen_ppl_ids_all"] == pytest.approx(of_ids.token_level, rel=1e-5)
+        assert figures["gen_ppl_ids_first"] == pytest.approx(of_ids.first_end, rel=1e-5)
+        assert figures["gen_ppl_text_all"] == pytest.approx(of_text.token_level, rel=1e-5)
+        assert figures["gen_ppl_text_first"] == pytest.approx(of_text.first_end, rel=1e-5)
+        assert figures["gen_ppl_ids_first"] != figures["gen_ppl_ids_all"]
+    head = (home / "own" / "table.md").read_text().splitlines()[0]
+    assert "| Gen. PPL (ids, all end tokens) | Gen. PPL (text, first end token) | entropy" in head
+
+
+def test_settings_choose_the_figure_that_stands_first(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate]
+) -> None:
+    result = evaluate(changed(config, scored="text", end_tokens="first"), data, models, home / "lm", home / "chosen")
+    (record,) = result["records"]
+    assert (record["scored"], record["end_tokens"]) == ("text", "first")
+    mean = record["figures"]["mean"]
+    assert mean["gen_ppl"] == mean["gen_ppl_text_first"]
+    head = table(result).splitlines()[0]
+    assert "| Gen. PPL (text, first end token) | Gen. PPL (ids, all end tokens) | entropy" in head
+
+
+def test_an_evaluator_with_tokens_of_its_own_scores_text_alone(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate]
+) -> None:
+    result = evaluate(config, data, models, home / "other", home / "foreign")
+    (record,) = result["records"]
+    assert (record["scored"], record["end_tokens"]) == ("text", "all")
+    assert result["evaluator_valid_ppl"] is None  # it does not read these rows
+    theirs, lm = load_tokenizer(str(home / "other")), load_causal_lm(home / "other")
+    rows = np.load(home / "foreign" / "samples-MDLM-2-1.npy")
+    assert data.tokenizer is not None
+    marked = theirs.encode_decoded([data.tokenizer.decode(row) for row in rows])
+    assert any(theirs.eos_id in ids for ids in marked)
+    scored = generative_perplexity_of_sequences(lm, marked, LENGTH, end_id=theirs.eos_id)
+    figures = record["figures"]["by_seed"][0]
+    assert "gen_ppl_ids_all" not in figures
+    assert figures["gen_ppl"] == figures["gen_ppl_text_all"] == pytest.approx(scored.token_level, rel=1e-5)
+    assert figures["gen_ppl_text_first"] == pytest.approx(scored.first_end, rel=1e-5)
+
+
+def test_a_model_that_is_beyond_all_floats_has_a_row(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate]
+) -> None:
+    wild = replace(config, optimizer=replace(config.optimizer, lr=1e6, warmup_steps=0))
+    train(replace(wild, train=replace(wild.train, steps=2)), home / "wild")
+    evaluate(config, data, {"wild": Candidate(home / "wild")}, None, home / "bad")
+    figures = read_json(home / "bad" / "result.json")["valid_ppl"]["wild"]
+    assert figures["all"]["ppl"] is None and figures["all"]["nats"] > 709
+    assert "| wild | exp(" in (home / "bad" / "table.md").read_text()

@@ -50,7 +50,7 @@ def config(home: Path) -> Config:
             root=str(home),
         ),
         optimizer=OptimizerConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
-        train=TrainConfig(steps=3, global_batch=8, valid_rows=16),
+        train=TrainConfig(steps=40, global_batch=16, valid_rows=16),  # till ends of texts come in samples
         evaluation=EvaluationConfig(samples=6, steps=(2,), seeds=(1, 2)),
     )
 

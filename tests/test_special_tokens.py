@@ -13,7 +13,8 @@ from tokenizers import models, pre_tokenizers
 
 from imdm_dist.data import TokenFile, prepare
 from imdm_dist.data.tokenizer import load_tokenizer, train_bpe
-from imdm_dist.evaluation.causal_lm import find_causal_lm, load_causal_lm
+from imdm_dist.evaluation.causal_lm import load_causal_lm
+from imdm_dist.evaluation.evaluator_files import find_evaluator
 from imdm_dist.interop.source import open_source
 from imdm_dist.training.checkpoint_files import check
 from tests.test_text_files import POINTER, config_of
@@ -84,9 +85,9 @@ def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:
     hub.mkdir()
     (hub / "config.json").write_text("{}")
     (hub / "model.safetensors").write_bytes(POINTER)
-    for read in (open_source, load_causal_lm, find_causal_lm):
+    for read in (open_source, load_causal_lm, find_evaluator):
         with pytest.raises(ValueError, match=f"model.safetensors {said}"):
-            read(str(hub) if read is find_causal_lm else hub)  # type: ignore[operator]
+            read(str(hub) if read is find_evaluator else hub)  # type: ignore[operator]
     save_file({}, hub / "model.safetensors")
     (hub / "config.json").write_bytes(POINTER)
     with pytest.raises(ValueError, match=f"config.json {said}"):

@@ -31,6 +31,7 @@ from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from imdm_dist.training.setup import open_coupling
+from imdm_dist.training.setup import check_resumable
 from imdm_dist.training.stop import StopRequest
 
 STEPS = 6
@@ -302,6 +303,22 @@ def test_a_run_that_was_to_begin_anew_goes_on_when_started_again(home):
     train(replace(anew, train=replace(anew.train, steps=3)), home / "anew")
     train(anew, home / "anew")
     assert newest_checkpoint(home / "anew").step == STEPS
+
+
+def test_a_longer_run_of_a_falling_rate_is_told_of(home, capsys):
+    config = text_config(home)
+    config = replace(config, optimizer=replace(config.optimizer, schedule="cosine"))
+    train(replace(config, train=replace(config.train, steps=2)), home / "falling")
+    train(replace(config, train=replace(config.train, steps=3)), home / "falling")
+    said = "train.steps was 2, is 3: from here on the rate is that of a cosine run of 3 steps"
+    assert said in capsys.readouterr().err
+    state = newest_checkpoint(home / "falling").state
+    # Of a checkpoint that is older than a setting, the setting has its default.
+    del state["config"]["optimizer"]["schedule"]
+    constant = replace(config, optimizer=replace(config.optimizer, schedule="constant"))
+    check_resumable(state, constant, state["provenance"])
+    with pytest.raises(ValueError, match="was made with optimizer.schedule=constant, now it is cosine"):
+        check_resumable(state, config, state["provenance"])
 
 
 def test_a_failed_save_is_tried_again_at_once(home, teacher, monkeypatch, capsys):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imdm_dist.config import to_dict
+from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.coupling import Coupling
@@ -86,6 +87,13 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
         examples = DataExamples(data.train, config.train.seed, cut, count_masked=config.objective.kind == "sdtt")
     if resume is not None:
         check_resumable(resume.state, config, provenance)
+        before = total_steps(from_dict(Config, resume.state["config"]))
+        if topology.first and before != last and config.optimizer.schedule != "constant":
+            print(
+                f"train.steps was {before}, is {last}: from here on the rate is that of a {config.optimizer.schedule} "
+                f"run of {last} steps",
+                file=sys.stderr,
+            )
         if resume.step < last and not resume.names("exp_avg"):
             raise ValueError(
                 f"{resume.path} cannot go on to train.steps={last}, for it holds no moments (a chain's finished stage "
@@ -160,11 +168,13 @@ def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str,
     Raises:
         ValueError: its settings or inputs differ in what shapes the result.
     """
-    theirs, ours = shaping_settings(state["config"]), shaping_settings(to_dict(config))
+    theirs, ours, defaults = shaping_settings(state["config"]), shaping_settings(to_dict(config)), to_dict(Config())
     for name, value in ours.items():
-        if theirs.get(name) != value:
+        section, _, field = name.partition(".")
+        was = theirs.get(name, defaults[section][field])  # settings that came later were as their defaults
+        if was != value:
             raise ValueError(
-                f"the checkpoint of this folder was made with {name}={theirs.get(name)}, now it is {value}: "
+                f"the checkpoint of this folder was made with {name}={was}, now it is {value}: "
                 "use the old setting, or another folder"
             )
     if state["provenance"] != provenance:

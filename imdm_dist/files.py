@@ -211,10 +211,16 @@ def read_record(path: Path | str, kind: type = dict) -> Any:
 
     Args:
         kind: what the record is; anything else is not whole either.
+
+    Raises:
+        ValueError: it is a Git-LFS pointer, and so whole elsewhere.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        refuse_lfs_pointers(path)
+        return None
+    except FileNotFoundError:
         return None
     return found if isinstance(found, kind) else None
 

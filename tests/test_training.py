@@ -30,8 +30,7 @@ from imdm_dist.training.checkpoint_files import check, newest_checkpoint
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
-from imdm_dist.training.setup import open_coupling
-from imdm_dist.training.setup import check_resumable
+from imdm_dist.training.setup import check_resumable, open_coupling
 from imdm_dist.training.stop import StopRequest
 
 STEPS = 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,6 +75,21 @@ class Report:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.monotonic()
+
+    @contextmanager
+    def waits(self, what: str) -> Iterator[None]:
+        """Notes how often the host waits for the GPU inside, as torch tells it."""
+        if self.device.type != "cuda":
+            yield
+            return
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        self.figure(what, sum("synchroniz" in str(warning.message) for warning in told), "")
 
     @contextmanager
     def clock(self) -> Iterator[list[float]]:

@@ -29,5 +29,7 @@ def run(report: Report) -> None:
                 with report.clock() as seconds:
                     found = sample(model, start_BL, seed_B, steps)
                 report.figure(f"tokens a second in {steps} steps, {precision}", start_BL.numel() / seconds[0], "1/s")
+                with report.waits(f"times that the GPU is waited for in {steps} steps, {precision}"):
+                    found = sample(model, start_BL, seed_B, steps)
                 outside = (found.tokens_BL < 0) | (found.tokens_BL >= vocab - 1)
                 report.check(f"tokens outside the vocabulary in {steps} steps, {precision}", int(outside.sum()), 0)

@@ -9,6 +9,7 @@ import torch
 from benchmarks.gpu_parts.report import Report
 from imdm_dist.config import Config, load_config
 from imdm_dist.device import peak_flops
+from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.parallel.topology import start
 from imdm_dist.planning.measure import random_run
@@ -59,18 +60,25 @@ def take_steps(report: Report, config: Config) -> int:
     before = torch.cuda.memory_allocated() if cuda else 0
     run = random_run(config, vocab, topology, report.work)
     engine, state = build(run, topology)
-    loss, seconds = torch.zeros(()), math.nan
-    started = report.wait()
-    for done, batches in enumerate(Prefetched(run.examples, 0, warm + timed), start=1):
+    loss = torch.zeros(())
+
+    def take(done: int, batches: list[MaskedBatch]) -> None:
+        nonlocal loss
         for batch in batches:
             seed_dropout(batch)
-            loss = engine.accumulate(lambda model, b=batch: state.objective.loss(model, b))  # type: ignore[misc]
+            loss = engine.accumulate(lambda model: state.objective.loss(model, batch))  # noqa: B023
         engine.step(1e-4)
         state.follow(done)
+
+    started = report.wait()
+    for done, batches in enumerate(Prefetched(run.examples, 0, warm + timed), start=1):
+        take(done, batches)
         if done == warm:
             report.figure("seconds until warm", report.wait() - started, "s")
             started = report.wait()
     seconds = (report.wait() - started) / timed
+    with report.waits("times that the GPU is waited for in a step"):
+        take(warm + timed + 1, run.examples.step(warm + timed))
     engine.close()
     topology.leave()
     tokens = config.train.global_batch * config.data.length

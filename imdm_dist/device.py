@@ -18,6 +18,12 @@ def default_device(place: int = 0) -> torch.device:
     return torch.device("cuda", place % torch.cuda.device_count())
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device without waiting for what the device does; from pinned memory to a GPU,
+    as from any other the copy comes after all that the GPU was given before."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 KERNELS = 128
 """Kernels that are kept: a step on a CPU uses thirty to sixty, three of them made for its number of masked rows."""
 KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")

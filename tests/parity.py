@@ -99,8 +99,8 @@ def config_of(home: Path, stage: str, split: Split, steps: int = STEPS, dropout:
     )
 
 
-def prepare(home: Path) -> None:
-    """Text, a start whose every parameter is random (an odd vocabulary of 301), and a coupling."""
+def prepare(home: Path, coupling: bool = True) -> None:
+    """Text, a start whose every parameter is random (an odd vocabulary of 301), and a coupling if wanted."""
     from imdm_dist.pipeline.rollouts import generate_coupling
 
     words = "".join(f"line {i} has the words {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(300))
@@ -109,7 +109,8 @@ def prepare(home: Path) -> None:
     base = replace(base, inputs=InputsConfig())
     train(replace(base, train=replace(base.train, steps=1)), home / "start")
     randomise(home / "start" / "step-00000001")
-    generate_coupling(base, home / "start", home / "coupling", workers=1)
+    if coupling:
+        generate_coupling(base, home / "start", home / "coupling", workers=1)
 
 
 def randomise(checkpoint: Path) -> None:

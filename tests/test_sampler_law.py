@@ -24,6 +24,7 @@ MASK_ID = TOKENS
 CODES = TOKENS + STATES  # of a position: a token, or the mask in one of its states
 FREE = (0, 2)  # position 1 is a condition
 CLAMPED = 1
+CPU = torch.device("cpu")
 
 
 def chain_alphas(start_time, steps=STEPS):
@@ -66,14 +67,13 @@ class TableModel:
     """A denoiser whose prediction is a random table over all codes; its noise is read from a script."""
 
     mask_id = MASK_ID
-    device = torch.device("cpu")
     vocabulary = Vocabulary(TOKENS + 1, MASK_ID)
 
-    def __init__(self, state_SLR):
+    def __init__(self, state_SLR, device):
         generator = torch.Generator().manual_seed(1)
         self.table = torch.randn((CODES,) * LENGTH + (LENGTH, TOKENS + 1), generator=generator, dtype=torch.float64)
         self.table[..., MASK_ID] = -1e6
-        self.state_SLR = state_SLR
+        self.device, self.table, self.state_SLR = device, self.table.to(device), state_SLR.to(device)
 
     def hidden(self, x_BL, masked):
         codes = x_BL.clone().flatten()
@@ -90,9 +90,9 @@ class TableModel:
 class Script:
     """A source that says what its row of the enumeration says, and keeps the probability of the tokens it says."""
 
-    def __init__(self, reveal_BL, keep_BLN, token_BL):
-        self.reveal_BL, self.keep_BLN, self.token_BL = reveal_BL, keep_BLN, token_BL
-        self.weight_B = torch.ones(len(token_BL), dtype=torch.float64)
+    def __init__(self, reveal_BL, keep_BLN, token_BL, device):
+        self.reveal_BL, self.keep_BLN, self.token_BL = reveal_BL, keep_BLN, token_BL.to(device)
+        self.weight_B = torch.ones(len(token_BL), dtype=torch.float64, device=device)
 
     def reveal(self, seed_B, length):
         return self.reveal_BL
@@ -115,7 +115,7 @@ def cells(points):
 
 
 @functools.cache
-def sampler_law(policy, start_time):
+def sampler_law(policy, start_time, device=CPU):
     """The sampler's law over final tokens of the free positions, by running it on every case."""
     a = chain_alphas(start_time)
     survival, left = [], 1.0
@@ -143,12 +143,12 @@ def sampler_law(policy, start_time):
     token_BL[:, free] = token
     state_BLN = torch.zeros(count, LENGTH, STEPS, dtype=torch.int64)
     state_BLN[:, free] = states
-    model, script = TableModel(state_BLN), Script(reveal_BL, keep_BLN, token_BL)
+    model, script = TableModel(state_BLN, device), Script(reveal_BL, keep_BLN, token_BL, device)
     time_B = torch.full((count,), start_time, dtype=torch.float64)
     result = sample(model, start_BL, torch.arange(count), STEPS, policy, time_B, script)
     assert torch.equal(result.tokens_BL[:, 1], torch.full((count,), CLAMPED))
     law = torch.zeros(TOKENS, TOKENS, dtype=torch.float64)
-    law.index_put_(tuple(result.tokens_BL[:, free].T), weight * script.weight_B, accumulate=True)
+    law.index_put_(tuple(result.tokens_BL[:, free].T), weight * script.weight_B.cpu(), accumulate=True)
     return law, model
 
 
@@ -174,20 +174,24 @@ def test_the_policies_differ():
 @pytest.mark.parametrize("clamped", [None, 1])
 def test_counter_draws_on_a_backbone_follow_the_chain(policy, clamped):
     """Unconditional and conditional, with the finite mask of 3 states and the real draws: a chi-square test."""
+    # 3 degrees of freedom at most: p < 2e-5
+    assert chi_square(policy, clamped) < 25
+
+
+def chi_square(policy, clamped, device=CPU, count=40_000):
+    """Of samples of a backbone on a device, against its law by enumeration on the host."""
     model = small_model("finite", vocab_size=TOKENS + 1, mask_id=MASK_ID)
-    count = 40_000
+    expected = backbone_law(model, policy, clamped) * count
     start_BL = torch.full((count, 2), MASK_ID)
     if clamped is not None:
         start_BL[:, 1] = clamped
     seed_B = draws.derive_seed(11, Purpose.SAMPLE, torch.arange(count))
-    tokens = sample(model, start_BL, seed_B, 2, policy).tokens_BL
+    tokens = sample(model.to(device), start_BL, seed_B, 2, policy).tokens_BL
     seen = torch.zeros(TOKENS, TOKENS, dtype=torch.float64)
     seen.index_put_(tuple(tokens.T), torch.ones(count, dtype=torch.float64), accumulate=True)
-    expected = backbone_law(model, policy, clamped) * count
     support = expected > 0
     assert seen[~support].sum() == 0
-    chi_square = ((seen - expected).square()[support] / expected[support]).sum()
-    assert chi_square < 25  # 3 degrees of freedom at most: p < 2e-5
+    return float(((seen - expected).square()[support] / expected[support]).sum())
 
 
 def backbone_law(model, policy, clamped):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from imdm_dist.config.names import NoisePolicy
+from imdm_dist.device import send
 from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reveal_steps
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.diffusion.source import CounterSource, DrawSource, draw_tokens
@@ -141,6 +142,6 @@ def _reveal(
     masked = masked_rows(due_AL >= evaluation, seed_B[active_A], redraw_BL[active_A]).to(device)
     row_R = (due_AL == evaluation).flatten().nonzero().squeeze(1)
     sequence_R, position_R = active_A[row_R // length], row_R % length
-    h_RD = model.hidden(x_BL[active_A.to(device)], masked).flatten(0, 1)[row_R.to(device)]
-    token_R = draw_tokens(source, model, h_RD, seed_B[sequence_R].to(device), position_R.to(device))
-    x_BL.view(-1)[(sequence_R * length + position_R).to(device)] = token_R
+    h_RD = model.hidden(x_BL[send(active_A, device)], masked).flatten(0, 1)[send(row_R, device)]
+    token_R = draw_tokens(source, model, h_RD, send(seed_B[sequence_R], device), send(position_R, device))
+    x_BL.view(-1)[send(sequence_R * length + position_R, device)] = token_R

@@ -53,7 +53,9 @@ class Purpose(IntEnum):
 
 
 def _as_index(value: Index, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.int64, device=like.device)
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=torch.int64, device=like.device)  # filled there: a copy would wait for a GPU
 
 
 def _key(seed: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,8 +111,9 @@ class TimestepEmbedder(nn.Module):
         """The conditioning vector, [1, C]."""
         weight = next(self.parameters())
         half = self.frequencies // 2
-        angle_zero = torch.cat((torch.ones(1, half), torch.zeros(1, half)), dim=-1)  # cos 0, sin 0
-        return F.silu(self.mlp(angle_zero.to(weight)))
+        # cos 0 and sin 0, made where the weights are: a copy from the host would wait for a GPU.
+        angle_zero = torch.cat((weight.new_ones(1, half), weight.new_zeros(1, half)), dim=-1)
+        return F.silu(self.mlp(angle_zero))
 
 
 class EmbeddingLayer(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from imdm_dist import draws
 from imdm_dist.config.model import MaskConfig
+from imdm_dist.device import send
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,8 @@ class MaskedRows:
     """How the noise at this position was last redrawn; 0 is the noise a rollout starts from."""
 
     def to(self, device: torch.device) -> MaskedRows:
-        """The same rows on `device`, copied without waiting."""
-        move = (part.to(device, non_blocking=True) for part in vars(self).values())
-        return MaskedRows(*move)
+        """The same rows, of the host, on `device`, copied without waiting."""
+        return MaskedRows(*(send(part, device) for part in vars(self).values()))
 
 
 def masked_rows(masked_BL: Tensor, seed_B: Tensor, redraw_BL: Tensor | None = None) -> MaskedRows:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from imdm_dist import draws
+from imdm_dist.device import send
 from imdm_dist.diffusion.schedule import EPSILON, alpha
 from imdm_dist.draws import Purpose
 from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
@@ -44,9 +45,9 @@ class MaskedBatch:
     """What the sum over rows is divided by: tokens or masked tokens of the *global* batch."""
 
     def to(self, device: torch.device) -> MaskedBatch:
-        """Copy to `device` without waiting."""
+        """Copy from the host to `device` without waiting."""
         moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
+            name: send(value, device) if isinstance(value, Tensor) else value.to(device)
             for name, value in vars(self).items()
             if name != "total"
         }

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.config.names import NoisePolicy
+from imdm_dist.device import send
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.diffusion.source import CounterSource, draw_tokens
 from imdm_dist.draws import Purpose
@@ -46,8 +47,11 @@ class TeacherSteps:
     """Seed of the teacher's token draws."""
 
     def to(self, device: torch.device) -> TeacherSteps:
-        """Copy to `device` without waiting."""
-        moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in vars(self).items()}
+        """Copy from the host to `device` without waiting."""
+        moved: dict[str, Any] = {
+            name: send(part, device) if isinstance(part, Tensor) else part and part.to(device)
+            for name, part in vars(self).items()
+        }
         return TeacherSteps(**moved)
 
 
@@ -129,7 +133,7 @@ def sdtt(
     first_R, second_R = plan.first_M.nonzero().squeeze(1), plan.take_second_M.nonzero().squeeze(1)
     device = student.device
     batch, plan = batch.to(device), plan.to(device)
-    target_MD = teacher_hidden(teacher, batch, plan, first_R.to(device), second_R.to(device))
+    target_MD = teacher_hidden(teacher, batch, plan, send(first_R, device), send(second_R, device))
     h_MD = student.hidden(batch.x_BL, batch.masked).flatten(0, 1)[batch.masked.flat_M]
 
     def loss_of_rows(h_RD: Tensor, target_RD: Tensor) -> Tensor:

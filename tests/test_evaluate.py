@@ -106,7 +106,7 @@ def test_every_convention_is_that_of_its_definition(
         assert figures["gen_ppl_text_first"] == pytest.approx(of_text.first_end, rel=1e-5)
         assert figures["gen_ppl_ids_first"] != figures["gen_ppl_ids_all"]
     head = (home / "own" / "table.md").read_text().splitlines()[0]
-    assert "| Gen. PPL (ids, all end tokens) | Gen. PPL (text, first end token) | entropy" in head
+    assert "| Gen. PPL (ids, all end tokens) | Gen. PPL (text, no end token after the first) | entropy" in head
 
 
 def test_settings_choose_the_figure_that_stands_first(
@@ -118,7 +118,7 @@ def test_settings_choose_the_figure_that_stands_first(
     mean = record["figures"]["mean"]
     assert mean["gen_ppl"] == mean["gen_ppl_text_first"]
     head = table(result).splitlines()[0]
-    assert "| Gen. PPL (text, first end token) | Gen. PPL (ids, all end tokens) | entropy" in head
+    assert "| Gen. PPL (text, no end token after the first) | Gen. PPL (ids, all end tokens) | entropy" in head
 
 
 def test_an_evaluator_with_tokens_of_its_own_scores_text_alone(

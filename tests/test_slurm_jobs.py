@@ -84,6 +84,9 @@ def launch(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str, *options
         ({"sbatch": ("--time=2",)}, "resources.sbatch has '--time=2': set resources.time instead"),
         ({"sbatch": ("--signal=B:USR1@9",)}, "resources.sbatch has .*: set resources.warning_s instead"),
         ({"sbatch": ("--output=x",)}, "resources.sbatch has '--output=x', which jobs are given by themselves"),
+        ({"sbatch": ("--mem-per-cpu=4G",)}, "resources.sbatch has '--mem-per-cpu=4G': set resources.memory instead"),
+        ({"sbatch": ("--ntasks=5",)}, "resources.sbatch has '--ntasks=5': set resources.tasks_per_node instead"),
+        ({"sbatch": ("--wrap=ls",)}, "resources.sbatch has '--wrap=ls', which jobs"),
         ({"sbatch": ("--no-requeue",)}, "resources.sbatch has '--no-requeue', which jobs"),
     ],
 )

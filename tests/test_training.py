@@ -205,8 +205,18 @@ def test_the_rate_of_each_schedule():
     assert wsd == pytest.approx([*warmup, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
     assert rates(schedule="wsd")[-3:] == [1.0, 1.0, 0.0]  # a tenth of twelve steps
     assert rates(schedule="cosine", warmup_steps=0)[0] == 1.0
-    with pytest.raises(ValueError, match="optimizer.lr_min is 2"):
-        replace(config, lr_min=2.0)
+    wrong = [
+        ({"lr_min": 2.0}, "optimizer.lr_min is 2"),
+        ({"lr_min": 0.1}, "optimizer.lr_min is read by optimizer.schedule=cosine and wsd, which is constant"),
+        ({"schedule": "cosine", "decay_steps": 3}, "optimizer.decay_steps is read by optimizer.schedule=wsd"),
+        ({"lr": math.inf}, "optimizer.lr is inf"),
+        ({"betas": (1.5, 0.9)}, "optimizer.betas are .1.5, 0.9.: set both in .0, 1."),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay is -1"),
+        ({"eps": 0.0}, "optimizer.eps is 0"),
+    ]
+    for settings, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            replace(config, **settings)
 
 
 def test_a_finished_run_is_left_alone(home, teacher):
@@ -306,7 +316,7 @@ def test_a_run_that_was_to_begin_anew_goes_on_when_started_again(home):
 
 def test_a_longer_run_of_a_falling_rate_is_told_of(home, capsys):
     config = text_config(home)
-    config = replace(config, optimizer=replace(config.optimizer, schedule="cosine"))
+    config = replace(config, optimizer=replace(config.optimizer, schedule="cosine", warmup_steps=0))
     train(replace(config, train=replace(config.train, steps=2)), home / "falling")
     train(replace(config, train=replace(config.train, steps=3)), home / "falling")
     said = "train.steps was 2, is 3: from here on the rate is that of a cosine run of 3 steps"
@@ -374,6 +384,8 @@ def test_bad_input_is_refused_before_anything_is_written(home, teacher, coupling
     refused(replace(config, train=replace(config.train, seed=1)), teacher, "train.seed=0, now it is 1")
     sdtt = ObjectiveConfig(kind="sdtt", rounds=2, steps_per_round=2, grid=16)
     refused(replace(config, objective=sdtt), new, "leave train.steps at 0")
+    late = replace(config.optimizer, schedule="wsd", decay_steps=100)
+    refused(replace(config, optimizer=late), new, "a wsd run of 6 steps has no room for .* optimizer.decay_steps=100")
 
 
 def test_an_imdm_starts_as_its_mdm(home, teacher):
@@ -434,7 +446,7 @@ def test_a_validation_loss_beyond_all_floats_is_recorded_and_ends_nothing(home):
 
 def test_a_run_that_diverged_keeps_its_good_checkpoints(home):
     config = text_config(home)
-    config = replace(config, optimizer=replace(config.optimizer, lr=float("inf")))
+    config = replace(config, optimizer=replace(config.optimizer, lr=1e38))
     settings = replace(config.train, steps=20, log_every=2, save_every=1, max_skipped=4, keep_last=2)
     with pytest.raises(ValueError, match="of 5 steps in a row are not finite.*another folder"):
         train(replace(config, train=settings), home / "diverged")

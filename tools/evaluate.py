@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder of the result; it must not exist yet")
     parser.add_argument("--reference", help="coupling folder whose 8-grams count as copied")
     parser.add_argument("--config", help="YAML file of settings (default: the first model's data settings)")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
+    )
     arguments = parser.parse_intermixed_args()
     from imdm_dist.coupling import Coupling
     from imdm_dist.data import prepare

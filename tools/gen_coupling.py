@@ -48,7 +48,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", help="text file, one prompt a line, to be completed (goes with --plain)")
     parser.add_argument("--status", metavar="FOLDER", help="say how far all workers are, and stop")
     parser.add_argument("--workers", type=int, help="processes on this machine (default: one a core or GPU)")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
+    )
     return parser.parse_intermixed_args()
 
 

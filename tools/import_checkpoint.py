@@ -26,7 +26,11 @@ def main() -> None:
         help="folder or hub name, as data.tokenizer (default: gpt2 or bert-base-uncased, by vocabulary)",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="settings of model and data that the file does not say"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key.sub=value",
+        help="settings of model and data that the file does not say",
     )
     arguments = parser.parse_intermixed_args()
     from imdm_dist.interop import import_checkpoint

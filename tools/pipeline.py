@@ -45,7 +45,9 @@ def parse() -> argparse.Namespace:
             sub.add_argument("--stage", help="this stage and what it starts from (default: all)")
             sub.add_argument("--only", action="store_true", help="refuse to make what it starts from")
             sub.add_argument("--data", action="store_true", help="prepare the data and stop")
-        sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+        sub.add_argument(
+            "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
+        )
     sub = commands.add_parser("provenance", help="what a stage was made from", description="what a stage was made from")
     sub.add_argument("folder", help="folder of a whole stage")
     # Options may stand between settings, which argparse does not allow by itself where there are subcommands.

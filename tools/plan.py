@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("settings", nargs="*", help="a YAML file (one stage, or a chain), then any key.sub=value")
+    parser.add_argument(
+        "settings", nargs="*", default=[], help="a YAML file (one stage, or a chain), then any key.sub=value"
+    )
     parser.add_argument("--gpus", type=int, default=1, help="GPUs in all, one a rank (default: 1)")
     parser.add_argument("--gpu-memory", type=float, default=80.0, help="GB (10^9 bytes) of each (default: 80)")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="GPUs of one machine (default: 8)")

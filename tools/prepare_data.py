@@ -20,7 +20,9 @@ def main() -> None:
     )
     parser.add_argument("--config", help="YAML file; its section data is used")
     parser.add_argument("--verify", action="store_true", help="also read every byte and compare the checksums")
-    parser.add_argument("settings", nargs="*", metavar="key.sub=value", help="settings, such as data.length=64")
+    parser.add_argument(
+        "settings", nargs="*", default=[], metavar="key.sub=value", help="settings, such as data.length=64"
+    )
     arguments = parser.parse_intermixed_args()
     from imdm_dist.data import prepare
 

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("chain", help="YAML file of the chain")
     parser.add_argument("--root", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--workers", type=int, help="rollout processes, 1 or more (default: one a core or GPU)")
-    parser.add_argument("overrides", nargs="*", metavar="[stage/]key.sub=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="[stage/]key.sub=value")
     arguments = parser.parse_intermixed_args()
     from imdm_dist.pipeline import load_chain, run_chain
 

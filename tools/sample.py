@@ -24,7 +24,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4, help="sequences (default: 4)")
     parser.add_argument("--seed", type=int, default=42, help="sampling seed (default: 42)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: ema)")
-    parser.add_argument("--noise-policy", choices=("posterior", "fixed", "fresh"), default="posterior")
+    parser.add_argument(
+        "--noise-policy",
+        choices=("posterior", "fixed", "fresh"),
+        default="posterior",
+        help="mask noise from step to step: redrawn by the posterior (default), kept, or always new",
+    )
     parser.add_argument("--prompts", help="text file, one prompt a line, to be completed")
     parser.add_argument("--out", help="also write the samples, tokens included, to this .jsonl file")
     arguments = parser.parse_args()

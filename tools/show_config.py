@@ -21,7 +21,9 @@ def main() -> None:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--describe", action="store_true", help="print the documented defaults instead")
-    parser.add_argument("settings", nargs="*", help="a YAML file (one stage, or a chain), then any key.sub=value")
+    parser.add_argument(
+        "settings", nargs="*", default=[], help="a YAML file (one stage, or a chain), then any key.sub=value"
+    )
     arguments = parser.parse_intermixed_args()
     if arguments.describe:
         if arguments.settings:

@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--local", action="store_true", help="processes of this machine instead of SLURM")
     parser.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
     parser.add_argument("--wait", action="store_true", help="wait for the end, and fail if the job does")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
+    )
     arguments = parser.parse_intermixed_args()
     given = {option.replace("-", "_"): getattr(arguments, option.replace("-", "_")) for option in OPTIONS}
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]

@@ -25,7 +25,9 @@ def main() -> int:
     parser.add_argument("folder", help="run folder: checkpoints, metrics.jsonl and config.json go here")
     parser.add_argument("--config", help="YAML file of settings (default: those the folder was begun with)")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that win over the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
+    )
     arguments = parser.parse_intermixed_args()
     config = load_run(arguments.folder, arguments.config, arguments.overrides)
     if arguments.print_config:

@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--out", default="runs/evaluator", help="folder to write (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to train (default: cpu)")
     parser.add_argument("--autocast", action="store_true", help="bfloat16 matrix products")
-    parser.add_argument("settings", nargs="*", metavar="key.sub=value", help="settings, such as evaluator.steps=500")
+    parser.add_argument(
+        "settings", nargs="*", default=[], metavar="key.sub=value", help="settings, such as evaluator.steps=500"
+    )
     arguments = parser.parse_intermixed_args()
     config = load_config(Config, arguments.config, arguments.settings)
     from imdm_dist.data import prepare

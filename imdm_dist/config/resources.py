@@ -13,19 +13,28 @@ LONGEST_WARNING_S = 65_535
 """That sbatch takes."""
 _SETTINGS = {
     "nodes": "nodes",
+    "gpus": "gpus_per_node",
     "gpus-per-node": "gpus_per_node",
+    "gpus-per-task": "gpus_per_node",
+    "ntasks": "tasks_per_node",
     "ntasks-per-node": "tasks_per_node",
     "cpus-per-task": "cpus_per_task",
     "mem": "memory",
+    "mem-per-cpu": "memory",
+    "mem-per-gpu": "memory",
     "time": "time",
+    "time-min": "time",
     "partition": "partition",
     "account": "account",
     "array": "array",
     "signal": "warning_s",
 }
 """Options of sbatch that have a setting of their own."""
-_OURS = ("output", "error", "open-mode", "job-name", "dependency", "requeue", "no-requeue")
-"""Options of sbatch that jobs could not be found or go on without."""
+_OURS = (
+    *("output", "error", "open-mode", "job-name", "dependency", "requeue", "no-requeue"),
+    *("wrap", "chdir", "parsable", "test-only", "wait"),
+)
+"""Options of sbatch that jobs are submitted, found or brought back by."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,11 +38,20 @@ class OptimizerConfig:
     """Whose AdamW: torch's fused one, or the fused one of DeepSpeed or NVIDIA apex, where it imports and agrees."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, f"optimizer.lr is {self.lr}: set it above 0")
+        require(0 < self.lr < math.inf, f"optimizer.lr is {self.lr}: set it above 0")
+        require(all(0 <= beta < 1 for beta in self.betas), f"optimizer.betas are {self.betas}: set both in [0, 1)")
+        require(self.eps > 0, f"optimizer.eps is {self.eps}: set it above 0")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}: set it to 0 or above")
         require(
             0 <= self.lr_min <= self.lr,
             f"optimizer.lr_min is {self.lr_min}: set it from 0 to optimizer.lr={self.lr}",
         )
+        for name, reads in (("lr_min", ("cosine", "wsd")), ("decay_steps", ("wsd",))):
+            require(
+                not getattr(self, name) or self.schedule in reads,
+                f"optimizer.{name} is read by optimizer.schedule={' and '.join(reads)}, which is {self.schedule}: "
+                "set the one or leave the other out",
+            )
         for name in ("warmup_steps", "decay_steps"):
             require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}: set it to 0 or more")
         require(self.clip >= 0, f"optimizer.clip is {self.clip}: set it to 0 (off) or above")

@@ -25,6 +25,10 @@ from imdm_dist.signals import interrupted
 from imdm_dist.training.checkpoint import load_model
 
 SAMPLES_SHOWN = 3
+_CONVENTIONS = (
+    "Gen. PPL: ids as sampled, or their text in the evaluator's tokens; of samples that begin with an end token, none "
+    "comes after the first."
+)
 TRIGRAM_TOKENS = 50_000_000
 """Tokens that fit in memory as counted trigrams."""
 
@@ -143,7 +147,9 @@ def table(result: Mapping[str, Any]) -> str:
     first = result["records"][0]
     note = (
         f"{first['samples']} samples a seed, seeds {', '.join(map(str, first['seeds']))} (means); {first['weights']} "
-        f"weights, {first['draw_precision']} draws, {first['sampler']}, noise policy {first['noise_policy']}.\n"
+        f"weights, {first['draw_precision']} draws, {first['sampler']}, noise policy {first['noise_policy']}."
+        + (f" {_CONVENTIONS}" if shown else "")
+        + "\n"
     )
     others = {"trigram (modified Kneser-Ney)": result["trigram_valid_ppl"], "evaluator": result["evaluator_valid_ppl"]}
     valid = [
@@ -160,5 +166,5 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _heading(scored: str, end_tokens: str) -> str:
-    ends = {"all": "all end tokens", "first": "first end token"}[end_tokens]
+    ends = {"all": "all end tokens", "first": "no end token after the first"}[end_tokens]
     return f"Gen. PPL ({scored}, {ends})"

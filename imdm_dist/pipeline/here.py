@@ -48,7 +48,7 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
     with Driver(local, home / "logs") as driver:
 
         def worker(stage: Stage, folders: Mapping[str, Path]) -> None:
-            program = ["-m", "imdm_dist.pipeline.order", str(write_order(home, frozen, stage.name, folders))]
+            program = ["-m", "imdm_dist.pipeline.stage_process", str(write_order(home, frozen, stage.name, folders))]
             try:
                 driver.run(program, one=stage.kind not in SEVERAL, apart=stage.kind == "coupling")
             except ValueError as error:

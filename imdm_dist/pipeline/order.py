@@ -1,15 +1,12 @@
-"""What the processes of a stage are told, in a file; run as a module, this is such a process."""
+"""What the processes of a stage are told, in a file; `stage_process` is such a process."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imdm_dist.cli import guarded
 from imdm_dist.files import hash_json, publish_file, read_json, write_json
-from imdm_dist.signals import EXIT_STOPPED, heed_signals, leave_stopped
 
 OVERRIDES = "overrides.json"
 ORDERS = "orders"
@@ -57,25 +54,3 @@ def _this_job() -> dict[str, str]:
     except OSError:
         log = ""
     return {"job": job, "log": log if os.path.isfile(log) else ""}
-
-
-def main() -> None:
-    """Do this process's part."""
-    heed_signals()
-    from imdm_dist.parallel.environment import place_of_this_process
-    from imdm_dist.pipeline.chain import load_chain
-    from imdm_dist.pipeline.work import work
-
-    order = read_json(sys.argv[1])
-    chain = load_chain(order["chain"])
-    try:
-        work(chain, chain.stage(order["stage"]), {name: Path(path) for name, path in order["folders"].items()})
-    except SystemExit as end:
-        # Workers of a coupling end each by itself, and nobody is killed for it.
-        if end.code == EXIT_STOPPED and chain.stage(order["stage"]).kind == "train":
-            leave_stopped(place_of_this_process().rank)
-        raise
-
-
-if __name__ == "__main__":
-    guarded(main)

@@ -22,6 +22,7 @@ from imdm_dist.parallel.failure import agree, all_fail_together, own_log
 from imdm_dist.parallel.replicas import check_replicas
 from imdm_dist.parallel.topology import Topology, joined
 from imdm_dist.provenance import versions
+from imdm_dist.signals import interrupted
 from imdm_dist.training.blocks import prepare_blocks
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import Engine
@@ -61,6 +62,7 @@ def train(config: Config, folder: Path | str, place: Place | None = None, moment
     # Denormal numbers, such as squares of small gradients, would make a CPU a hundred times slower.
     with (
         own_settings(config.train.deterministic, place.device),
+        interrupted(lambda: "no step was under way, so nothing is lost"),
         joined(config.engine.tensor_parallel, config.model, place) as topology,
     ):
         if topology.device.type == "cuda":

@@ -140,6 +140,12 @@ def total_steps(config: Config) -> int:
             f"train.steps={config.train.steps}, but SDTT takes objective.rounds * objective.steps_per_round = {steps}: "
             "leave train.steps at 0"
         )
+    optimizer = config.optimizer
+    if optimizer.schedule != "constant" and optimizer.warmup_steps + optimizer.decay_steps >= steps:
+        raise ValueError(
+            f"a {optimizer.schedule} run of {steps} steps has no room for optimizer.warmup_steps="
+            f"{optimizer.warmup_steps} and optimizer.decay_steps={optimizer.decay_steps}: lower them, or train longer"
+        )
     return steps
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,14 +147,102 @@ def test_bytes_that_are_no_utf8_are_named_by_file_and_line(tmp_path: Path, endin
 def test_rows_of_parquet_that_are_no_utf8_are_named(tmp_path: Path) -> None:
     column = pa.array([b"good"] * 1500 + [b"caf\xe9"], pa.binary()).view(pa.string())
     write_parquet(tmp_path / "a.parquet", text=column)
-    with pytest.raises(ValueError, match=r"data.train: .*a.parquet, row 1501: byte 0xe9 is no UTF-8"):
+    with pytest.raises(
+        ValueError, match=r"data.train: .*a.parquet, row 1501: byte 0xe9 is no UTF-8: repair or replace"
+    ):
         texts_of(config_of(tmp_path, "a.parquet"))
 
 
-def test_utf16_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("some text\n".encode("utf-16"))
-    with pytest.raises(ValueError, match=r"a.txt is UTF-16: convert it, e.g. with iconv -f UTF-16 -t UTF-8"):
-        texts_of(config_of(tmp_path, "a.txt"))
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz", "a"])
+@pytest.mark.parametrize(
+    ("encoding", "what", "given"),
+    [
+        ("utf-16", "UTF-16", "UTF-16"),
+        ("utf-32", "UTF-32", "UTF-32"),
+        ("utf-16-le", "UTF-16 without a byte order mark", "UTF-16LE"),
+        ("utf-16-be", "UTF-16 without a byte order mark", "UTF-16BE"),
+        ("utf-32-le", "UTF-32 without a byte order mark", "UTF-32LE"),
+        ("utf-32-be", "UTF-32 without a byte order mark", "UTF-32BE"),
+    ],
+)
+@pytest.mark.parametrize("text", ["some text\n", '{"text": "some – naïve text"}\n' * 90, "и какой-то текст\n" * 9])
+def test_utf16_and_utf32_are_named(
+    tmp_path: Path, bpe: Tokenizer, name: str, encoding: str, what: str, given: str, text: str
+) -> None:
+    (tmp_path / name).write_bytes(PACK[".gz" if name.endswith(".gz") else ""](text.encode(encoding)))
+    said = rf"{name} is {what}: convert it, e.g. with iconv -f {given} -t UTF-8$"
+    with pytest.raises(ValueError, match=f"^data.train: .*{said}"):
+        source_identity(config_of(tmp_path, name), "train")
+    with pytest.raises(ValueError, match=said):
+        read_prompts(tmp_path / name, bpe, 8)
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0" + "some words\n" * 9, "words\0\0\0\0more\n", "\0" * 64, "BZh and PK, PAR1 too\n", "\n", "a\0b\n"]
+)
+def test_text_that_looks_a_little_like_something_else_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    source_identity(config_of(tmp_path, "a.txt"), "train")
+    assert [line for _, line in TextFile(tmp_path / "a.txt").lines()] == text.removesuffix("\n").split("\n")
+
+
+# --- files of another kind than their names say
+
+
+def zipped(content: bytes) -> bytes:
+    with zipfile.ZipFile(out := io.BytesIO(), "w") as archive:
+        archive.writestr("a.txt", content)
+    return out.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode="w") as archive:
+        (about := tarfile.TarInfo("a.txt")).size = len(content)
+        archive.addfile(about, io.BytesIO(content))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        *(
+            (f"a{ending}", PACK[packed], f"is compressed as {packed} files are, .* ends in {ending}{packed}$")
+            for ending in (".jsonl", ".txt", ".parquet", "")
+            for packed in (".gz", ".bz2", ".xz", ".zst")
+        ),
+        (
+            "a.txt.gz",
+            PACK[".zst"],
+            "is compressed as .zst files are, and its name says .gz: give it .* that ends in .txt.zst$",
+        ),
+        ("a.txt.gz", lambda data: PACK[".gz"](PACK[".xz"](data)), "decompresses to a file .* as .xz files are: unpack"),
+        ("a.jsonl", zipped, "is a zip archive, which is not read: take the text out of it$"),
+        ("a.parquet", zipped, "is a zip archive, which is not read"),
+        ("a.txt.gz", lambda data: PACK[".gz"](tarred(data)), "is a tar archive, which is not read"),
+        ("a.txt", lambda data: b"%PDF-1.7\n" + data, "is a PDF, which is not read"),
+        ("a.txt.gz", lambda data: data, r"cannot be decompressed as .gz .*, or take .gz off its name if it is not"),
+    ],
+)
+def test_files_of_another_kind_than_their_names_say_are_named(
+    tmp_path: Path, bpe: Tokenizer, name: str, make: Callable[[bytes], bytes], said: str
+) -> None:
+    (tmp_path / name).write_bytes(make(b"some plain words\n" * 99))
+    for read in (source_identity, lambda config, split: texts_of(config)):
+        with pytest.raises(ValueError, match=f"^data.train: .*/{name} {said}"):
+            read(config_of(tmp_path, name), "train")
+    if "parquet" not in name:
+        with pytest.raises(ValueError, match=f"/{name} {said}"):
+            read_prompts(tmp_path / name, bpe, 8)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a"])
+def test_parquet_under_another_name_is_named(tmp_path: Path, name: str) -> None:
+    packed = ".gz" if name.endswith(".gz") else ""
+    for texts in (TEXTS, []):
+        write_parquet(tmp_path / "made", text=pa.array(texts, pa.string()))
+        (tmp_path / name).write_bytes(PACK[packed]((tmp_path / "made").read_bytes()))
+        with pytest.raises(ValueError, match=f"/{name} is parquet: give it .* that ends in .parquet{packed}$"):
+            source_identity(config_of(tmp_path, name), "train")
 
 
 def test_half_a_surrogate_pair_is_named(tmp_path: Path) -> None:

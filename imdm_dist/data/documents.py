@@ -113,13 +113,14 @@ def rows(file: TextFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a parquet file as objects that hold one field, each with its number from 1.
 
     Raises:
-        ValueError: the file is a Git-LFS pointer or cannot be read as parquet, or the field is no text.
+        ValueError: as `TextFile.refuse_other_kinds`, or the file cannot be read as parquet, or the field is no text.
     """
+    file.refuse_other_kinds()
     try:
         with _seekable(file) as raw:
             if raw is not None:
                 yield from _rows(file, pq.ParquetFile(raw), field)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, such as a full disk
             raise
         raise ValueError(f"{file.path} cannot be read as parquet ({first_line(error)}): repair or replace it") from None
@@ -153,7 +154,7 @@ def _bad_row(file: TextFile, batch: pa.RecordBatch, before: int) -> ValueError:
         try:
             batch.slice(number, 1).to_pylist()
         except UnicodeDecodeError as error:
-            return ValueError(f"{file.path}, row {before + number + 1}: {no_utf8(error)}")
+            return ValueError(f"{file.path}, row {before + number + 1}: {no_utf8(error)}: repair or replace the file")
     raise AssertionError("each of the rows can be read, and all together cannot")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data.digest import file_digests
 from imdm_dist.data.embedded import embedded_digest
-from imdm_dist.data.text_file import KINDS, has_known_ending, kind_of
+from imdm_dist.data.text_file import KINDS, TextFile, has_known_ending, kind_of
 from imdm_dist.files import refuse_lfs_pointers
 
 Split = Literal["train", "valid"]
@@ -63,6 +63,7 @@ def resolve_files(config: DataConfig, split: Split) -> list[Path]:
         refuse_lfs_pointers(*files)
         for path in files:
             kind_of(path)
+            TextFile(path).refuse_other_kinds()
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from None
     if all(path.stat().st_size == 0 for path in files):

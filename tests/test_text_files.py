@@ -327,11 +327,29 @@ def test_rows_without_text_are_counted_and_reported(tmp_path: Path, capsys: pyte
 
 def test_a_field_that_no_row_has_is_refused_with_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"doc": {"text": "a", "id": 1}, "title": "b"}\n' * 3)
-    with pytest.raises(ValueError, match=r"a.jsonl has no field text: set data.text_field to one of doc.text, doc.id"):
+    with pytest.raises(ValueError, match=r"a.jsonl has no field text: set data.text_field to one of doc.text, title$"):
         texts_of(config_of(tmp_path, "a.jsonl"))
     write_parquet(tmp_path / "a.parquet", doc=[{"text": "a", "id": 1}], title=["b"])
     with pytest.raises(ValueError, match=r"a.parquet has no field text: .* to one of doc.text, title$"):
         texts_of(config_of(tmp_path, "a.parquet"))
+
+
+@pytest.mark.parametrize("row", [{"data": ["a"], "doc": {"id": 1}}, {"text": 5, "data": ["a"]}, {"text": ["a"]}, {}])
+def test_fields_that_hold_no_strings_are_not_offered(tmp_path: Path, row: dict[str, object]) -> None:
+    field = "field text is no text.*" if "text" in row else "has no field text"
+    said = f"{field}, and there is no field of strings: give files with text$"
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    with pytest.raises(ValueError, match=f"^data.train: .*a.jsonl.* {said}"):
+        texts_of(config_of(tmp_path, "a.jsonl"))
+    write_parquet(tmp_path / "a.parquet", **{name: [value] for name, value in row.items()}, nothing=pa.nulls(1))
+    with pytest.raises(ValueError, match=f"^data.train: .*a.parquet.* {said}"):
+        texts_of(config_of(tmp_path, "a.parquet"))
+    for name in ("a.jsonl", "a.parquet"):  # what is offered works
+        (tmp_path / "b.jsonl").write_text(json.dumps({"body": "b", "n": 1}) + "\n")
+        if "text" not in row:
+            with pytest.raises(ValueError, match=r"has no field text: set data.text_field to one of body$"):
+                texts_of(config_of(tmp_path, name, "b.jsonl"))
+            assert texts_of(config_of(tmp_path, name, "b.jsonl", text_field="body")) == ["b"]
 
 
 def test_nested_fields_are_read_by_dotted_names(tmp_path: Path) -> None:

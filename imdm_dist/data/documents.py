@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice, pairwise
 from typing import IO, Any, Literal
@@ -128,15 +128,13 @@ def rows(file: TextFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _rows(file: TextFile, opened: pq.ParquetFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
     types = _columns(opened.schema_arrow)
+    strings = [name for name, kind in types.items() if _is_text(kind) and not pa.types.is_null(kind)]
     if field not in types:
         for number in range(opened.metadata.num_rows):
-            yield number + 1, {name: None for name, kind in types.items() if _is_text(kind)}
+            yield number + 1, dict.fromkeys(strings, "")
         return
     if not _is_text(types[field]):
-        others = ", ".join(name for name, kind in types.items() if _is_text(kind)) or "a column of strings; it has none"
-        raise ValueError(
-            f"{file.path}: field {field} is no text but {types[field]}: set data.text_field to one of {others}"
-        )
+        raise ValueError(f"{file.path}: field {field} is no text but {types[field]}{instead(strings)}")
     size, done = file.path.stat().st_size, 0
     for batch in opened.iter_batches(batch_size=_ROWS, columns=[field]):
         try:
@@ -212,6 +210,13 @@ def field_names(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from field_names(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def instead(fields: Iterable[str]) -> str:
+    """The end of a message about a field that holds no text: which do."""
+    if names := ", ".join(fields):
+        return f": set data.text_field to one of {names}"
+    return ", and there is no field of strings: give files with text"
 
 
 def _is_json(line: str) -> bool:

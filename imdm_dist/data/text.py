@@ -67,7 +67,7 @@ def resolve_files(config: DataConfig, split: Split) -> list[Path]:
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from None
     if all(path.stat().st_size == 0 for path in files):
-        some = some_of([path.name for path in files])
+        some = some_of([shown(config, path) for path in files])
         raise ValueError(f"{setting}: {some} {'is' if len(files) == 1 else 'are'} empty: give files with text")
     return files
 
@@ -86,6 +86,12 @@ def some_of(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
+
+
+def shown(config: DataConfig, path: Path) -> str:
+    """A file's name for messages, which tells it from others of its split: from the root that relative ones have."""
+    root = data_root(config)[0]
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def hub_split(config: DataConfig, split: Split) -> str:
@@ -120,9 +126,9 @@ def say_repeated(config: DataConfig, identity: dict[Split, list[Any]]) -> None:
         return
     names: dict[Split, dict[str, list[str]]] = {split: {} for split in identity}
     for split, files in identity.items():
-        for name, size, digest in files:
+        for path, (_, size, digest) in zip(resolve_files(config, split), files, strict=True):
             if size:
-                names[split].setdefault(digest, []).append(name)
+                names[split].setdefault(digest, []).append(shown(config, path))
         again = [" = ".join(same) for same in names[split].values() if len(same) > 1]
         if again and not (split == "valid" and config.valid_share):
             print(f"data.{split} holds the same text more than once: {some_of(again)}", file=sys.stderr)

@@ -111,9 +111,35 @@ def test_json_as_an_array_or_over_several_lines(tmp_path: Path) -> None:
     (tmp_path / "indented.json").write_text(json.dumps(rows, indent=1))
     (tmp_path / "one.json").write_text(json.dumps(rows[0], indent=1))
     assert texts_of(config_of(tmp_path, "array.json", "indented.json", "one.json")) == TEXTS * 2 + TEXTS[:1]
+    for at, begin in enumerate(['{ "text": "A",\n"b": 1 }', '{"text": "A", "b":\n\n[1,\n2]}', '\n{"text"\n: "A"}\n\n']):
+        (tmp_path / f"{at}.json").write_text(begin)
+        assert texts_of(config_of(tmp_path, f"{at}.json")) == ["A"]
+        (tmp_path / f"{at}.jsonl").write_text(f"{begin}\n" + "\n".join(json.dumps(row, indent=1) for row in rows))
+        assert texts_of(config_of(tmp_path, f"{at}.jsonl")) == ["A", *TEXTS]
+    (tmp_path / "flat.json").write_text('[{"text": "a"},\n{"text": "b"}]')
+    assert texts_of(config_of(tmp_path, "flat.json")) == ["a", "b"]
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n\n"text"\n')
     with pytest.raises(ValueError, match=r"bad.jsonl, line 3: a string where a JSON object is due"):
         texts_of(config_of(tmp_path, "bad.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "cause"),
+    [
+        ('{"text": "a"}\n{"text": \n{"text": "b"}\n', 2, "Expecting value"),
+        ('{"text": "a",\n"b" 1}\n', 2, "Expecting ':' delimiter"),
+        ('{"text": "a"}x\n{"text": "b"}\n', 1, "Extra data"),
+        ('{"text": "a\n{"text": "b"}\n', 1, "Unterminated string"),
+        ('\n{\n"text": "a"\n}\n{\n"text" "b"\n}\n', 6, "Expecting ':' delimiter"),
+        ('[{"text": "a"},\n{"text": "b"},\n', 2, "Expecting value"),
+    ],
+)
+def test_json_that_is_none_is_named_by_line(tmp_path: Path, content: str, line: int, cause: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"^data.train: .*a.jsonl, line {line}: no JSON \({cause}.*: correct that line$"
+    ):
+        texts_of(config_of(tmp_path, "a.jsonl"))
 
 
 def test_a_folder_stands_for_the_files_below_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

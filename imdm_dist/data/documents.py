@@ -22,6 +22,7 @@ from imdm_dist.data.text_file import TextFile, first_line, no_utf8
 
 Unit = Literal["file", "paragraph", "line"]
 _ROWS = 1024
+_BLANKS = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 _HEAD = 2000
@@ -78,24 +79,40 @@ def wrapped_at(file: TextFile) -> int:
 
 
 def objects(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, of an array, or one object over several lines; each with its line.
+    """The objects of a file of JSON lines, of an array, or objects over several lines; each with its line.
 
     Raises:
         ValueError: as `TextFile.lines`, or a line is no JSON or no object.
     """
     lines = file.lines()
+    is_first = True
     for number, line in lines:
         if not line.strip():
             continue
-        spread = line.strip() == "{" or (line.lstrip().startswith("[") and not _is_json(line))
-        text = "\n".join(chain([line], (rest for _, rest in lines))) if spread else line
+        if (is_first or line.strip() in ("{", "[")) and _is_broken_off(line):
+            text = "\n".join(chain([line], (rest for _, rest in lines)))
+        else:
+            text = line
+        is_first = False
+        yield from _objects_in(file, number, text, several=text is not line)
+
+
+def _objects_in(file: TextFile, number: int, text: str, several: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a text that begins in line `number`; if there may be `several`, one behind the other."""
+    decoder, at = json.JSONDecoder(), 0
+    while True:
         try:
-            value = json.loads(text)
-            if _SURROGATE.search(text):
+            if several:
+                value, end = decoder.raw_decode(text, _BLANKS.match(text, at).end())  # type: ignore[union-attr]
+                end = _BLANKS.match(text, end).end()  # type: ignore[union-attr]
+            else:
+                value, end = json.loads(text), len(text)
+            if _SURROGATE.search(text, at, end):
                 json.dumps(value, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{file.path}, line {number + error.lineno - 1}: no JSON ({error.msg}): correct that line"
+                f"{file.path}, line {number + text.count(chr(10), at, error.pos)}: no JSON ({error.msg}): correct that "
+                "line"
             ) from None
         except (ValueError, RecursionError) as error:
             cause = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else first_line(error)
@@ -107,6 +124,23 @@ def objects(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
                     "of an object"
                 )
             yield number, one
+        number += text.count("\n", at, end)
+        at = end
+        if at == len(text):
+            return
+
+
+def _is_broken_off(line: str) -> bool:
+    """Whether a line is an object or array that may go on in the next one."""
+    if not line.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(line.rstrip())
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def rows(file: TextFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:

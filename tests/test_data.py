@@ -165,6 +165,13 @@ def test_truncation_stored_in_a_tokenizer_is_off(bpe_folder: Path, tmp_path: Pat
         ({"vocab.txt": "a\nb\n"}, "is empty or wrong"),
         ({"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"}, "is empty or wrong"),
         ({"tokenizer.json": "{"}, "does not load"),
+        ({"tokenizer.json": "[]"}, r"does not load .*/tokenizer.json is no JSON object"),
+        ({"tokenizer.json": "{}", "config.json": "[]"}, r"does not load .*/config.json is no JSON object"),
+        (
+            {"vocab.txt": "a\n", "tokenizer_config.json": "[]"},
+            r"does not load .*/tokenizer_config.json is no JSON object",
+        ),
+        ({"vocab.txt": "a\n", "special_tokens_map.json": '"a"'}, r"does not load .*_map.json is no JSON object"),
     ],
 )
 def test_a_wrong_tokenizer_is_named_with_a_remedy(tmp_path: Path, files: dict[str, str], said: str) -> None:

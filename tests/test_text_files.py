@@ -405,7 +405,41 @@ def test_files_of_nothing_are_refused_when_there_is_nothing_else(tmp_path: Path)
         resolve_files(config_of(tmp_path, "*.*"), "train")
 
 
-# --- Git-LFS
+# --- Git-LFS and git-annex
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbf" + POINTER, "Git-LFS pointer, .*: run git lfs pull"),
+        (POINTER.replace(b"\n", b"\r\n"), "Git-LFS pointer, .*: run git lfs pull"),
+        (POINTER.replace(b"git-lfs", b"hawser"), "Git-LFS pointer, .*: run git lfs pull"),
+        (POINTER.replace(b"https://git-lfs.github.com/spec/v1", b"http://git-media.io/v/2"), "Git-LFS pointer"),
+        (b"/annex/objects/SHA256E-s12345--0123abc.txt\n", "git-annex pointer, .*: run git annex get"),
+        (b"\xef\xbb\xbf/annex/objects/MD5-s1--0\r\n", "git-annex pointer, .*: run git annex get"),
+        (b"/annex/objects/MD5-s1--0", "git-annex pointer, .*: run git annex get"),
+        (b"", "git-annex pointer, .*: run git annex get"),  # a link
+    ],
+)
+@pytest.mark.parametrize("given", ["data/a.jsonl.gz", "data", "data/*"])
+def test_pointers_of_all_kinds_are_known(tmp_path: Path, content: bytes, said: str, given: str) -> None:
+    path = tmp_path / "data" / "a.jsonl.gz"
+    path.parent.mkdir()
+    if content:
+        path.write_bytes(content)
+    else:
+        path.symlink_to("../.git/annex/objects/Xx/Yy/MD5-s1--0/MD5-s1--0")
+    with pytest.raises(ValueError, match=f"^data.train: {path} is a {said}"):
+        source_identity(config_of(tmp_path, given), "train")
+
+
+def test_text_about_pointers_is_text(tmp_path: Path) -> None:
+    lines = [
+        "/annex/objects/ is where git-annex keeps them",
+        "version https://git-lfs.github.com/spec/v1 is a first line",
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    assert texts_of(config_of(tmp_path, "a.txt")) == lines
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.jsonl.gz", "news.en-00001-of-00100"])

@@ -13,7 +13,7 @@ from imdm_dist.config.data import DataConfig
 from imdm_dist.data.digest import file_digests
 from imdm_dist.data.embedded import embedded_digest
 from imdm_dist.data.text_file import KINDS, TextFile, has_known_ending, kind_of
-from imdm_dist.files import refuse_lfs_pointers
+from imdm_dist.files import is_file_or_annexed, refuse_lfs_pointers
 
 Split = Literal["train", "valid"]
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "valid": "validation"}
@@ -51,8 +51,10 @@ def resolve_files(config: DataConfig, split: Split) -> list[Path]:
         if (root / given).is_dir():
             files += _files_below(root / given, f"{setting} names {given}")
             continue
-        matches = [given] if (root / given).is_file() else sorted(glob.glob(given, root_dir=root, recursive=True))
-        found = [root / one for one in matches if (root / one).is_file()]
+        matches = (
+            [given] if is_file_or_annexed(root / given) else sorted(glob.glob(given, root_dir=root, recursive=True))
+        )
+        found = [root / one for one in matches if is_file_or_annexed(root / one)]
         if not found:
             raise ValueError(
                 f"{setting} names {given}, which is no file under {root} ({origin}): "
@@ -60,8 +62,8 @@ def resolve_files(config: DataConfig, split: Split) -> list[Path]:
             )
         files += found
     try:
-        refuse_lfs_pointers(*files)
         for path in files:
+            refuse_lfs_pointers(path)
             kind_of(path)
             TextFile(path).refuse_other_kinds()
     except ValueError as error:
@@ -74,7 +76,7 @@ def resolve_files(config: DataConfig, split: Split) -> list[Path]:
 
 def _files_below(folder: Path, what: str) -> list[Path]:
     """The files of text in a folder and the folders in it, by path; hidden ones are passed over."""
-    below = sorted(path for path in folder.rglob("*") if path.is_file())
+    below = sorted(path for path in folder.rglob("*") if is_file_or_annexed(path))
     seen = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     found = [path for path in seen if has_known_ending(path)]
     if not found:

@@ -24,7 +24,10 @@ _OLD = re.compile(r"\.(.+)\.[0-9a-f]{32}\.old\.tmp")
 LONGEST_NAME = 100
 """Bytes: file systems take 255, and names aside, of logs and of folders are longer than what they are made of."""
 _NAME = re.compile(r"[\w+()][\w+(),. -]*")
-_LFS = b"version https://git-lfs.github.com/spec/"
+_LFS = re.compile(rb"version (https://(git-lfs|hawser)\.github\.com/spec/|http://git-media\.io/v/)")
+"""The first line of a Git-LFS pointer, with the addresses that it had before."""
+_ANNEX = re.compile(rb"/annex/objects/[^\s/]+\s*($|\n)")
+"""The first line of a git-annex pointer; a locked file is a link to such a place."""
 
 
 def _sync(path: Path) -> None:
@@ -164,24 +167,48 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
+def is_file_or_annexed(path: Path) -> bool:
+    """Whether a path is a file, or the link that git-annex leaves in the place of one that was not fetched."""
+    return path.is_file() or (path.is_symlink() and "/annex/objects/" in os.readlink(path) and not path.exists())
+
+
 def refuse_lfs_pointers(*paths: Path | str) -> None:
-    """Check that files are not what Git leaves in the place of a large file that was not fetched.
+    """Check that files are not what Git, with LFS or annex, leaves in the place of a large file that was not fetched.
 
     Args:
         paths: files, or folders whose files are looked at; what is not there is passed over.
 
     Raises:
-        ValueError: one is a Git-LFS pointer.
+        ValueError: one is a pointer.
     """
     for path in map(Path, paths):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if not file.is_file():
-                continue
-            with open(file, "rb") as handle:
-                if handle.read(len(_LFS)) == _LFS:
-                    raise ValueError(
-                        f"{file} is a Git-LFS pointer, not the file itself: run git lfs pull where it lies"
-                    )
+            head = b""
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    head = handle.read(1024).removeprefix(b"\xef\xbb\xbf")
+            if _LFS.match(head):
+                raise ValueError(f"{file} is a Git-LFS pointer, not the file itself: run git lfs pull where it lies")
+            if _ANNEX.match(head) or (is_file_or_annexed(file) and not file.is_file()):
+                raise ValueError(f"{file} is a git-annex pointer, not the file itself: run git annex get where it lies")
+
+
+def refuse_no_objects(*paths: Path | str) -> None:
+    """Check that files of other people's settings that are JSON are objects: their readers take that for granted.
+
+    Args:
+        paths: what is not there, or no JSON, is passed over; its reader says so.
+
+    Raises:
+        ValueError: one is something else.
+    """
+    for path in map(Path, paths):
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is no JSON object: replace it")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -165,6 +165,13 @@ def test_truncation_stored_in_a_tokenizer_is_off(bpe_folder: Path, tmp_path: Pat
         ({"vocab.txt": "a\nb\n"}, "is empty or wrong"),
         ({"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"}, "is empty or wrong"),
         ({"tokenizer.json": "{"}, "does not load"),
+        ({"tokenizer.json": "[]"}, r"does not load .*/tokenizer.json is no JSON object"),
+        ({"tokenizer.json": "{}", "config.json": "[]"}, r"does not load .*/config.json is no JSON object"),
+        (
+            {"vocab.txt": "a\n", "tokenizer_config.json": "[]"},
+            r"does not load .*/tokenizer_config.json is no JSON object",
+        ),
+        ({"vocab.txt": "a\n", "special_tokens_map.json": '"a"'}, r"does not load .*_map.json is no JSON object"),
     ],
 )
 def test_a_wrong_tokenizer_is_named_with_a_remedy(tmp_path: Path, files: dict[str, str], said: str) -> None:
@@ -485,8 +492,10 @@ def test_relative_names_start_from_the_root_that_is_set(
     [
         ("missing.txt", None, "data.train names missing.txt, which is no file"),
         ("empty.txt", b"", "data.train: empty.txt is empty"),
-        ("blank.txt", b"\n\n \n", "train: the text is shorter than a row of data.length=16"),
-        ("short.txt", b"word\n", "train: the text is shorter than a row of data.length=16"),
+        ("blank.txt", b"\n\n \n", r"^data.train \(blank.txt\) holds no text: give more, or other files$"),
+        ("blank.txt.gz", gzip.compress(b""), r"^data.train \(blank.txt.gz\) holds no text: "),
+        ("null.jsonl", b'{"text": null}\n', r"^data.train \(null.jsonl\) holds no text: "),
+        ("short.txt", b"word\n", r"^data.train \(short.txt\): the text is shorter than a row of data.length=16"),
         ("latin.txt", b"caf\xe9\n", "data.train: .*/latin.txt, line 1: byte 0xe9 is no UTF-8"),
         (
             "cut.gz",
@@ -496,7 +505,7 @@ def test_relative_names_start_from_the_root_that_is_set(
         ("plain.gz", b"no gzip", "data.train: .*/plain.gz cannot be decompressed as .gz"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "data.train: .*/bad.jsonl, line 2: no JSON"),
         ("field.jsonl", b'{"body": "a"}\n', "field.jsonl has no field text: set data.text_field to one of body"),
-        ("number.jsonl", b'{"text": 5}\n', "number.jsonl, line 1: field text is no text: set data.text_field"),
+        ("number.jsonl", b'{"text": 5}\n', "number.jsonl, line 1: field text is no text, and there is no field of"),
         ("bad.parquet", b"no", "data.train: .*/bad.parquet cannot be read as parquet"),
     ],
 )
@@ -525,6 +534,9 @@ def test_hub_names_go_to_datasets(corpus: DataConfig, monkeypatch: pytest.Monkey
     assert list(read_texts(hub, "train")) == list(read_texts(hub, "valid")) == sentences(50)
     kept = str(Path(corpus.cache) / "datasets")
     assert calls == [("some/text", "train[:-100]", kept), ("some/text", "validation", kept)]
+    for field, said in (("id", "field id is no text"), ("body", "has no field body")):
+        with pytest.raises(ValueError, match=f"^data.train: some/text.* {said}: set data.text_field to one of text$"):
+            read_texts(changed(hub, text_field=field), "train")
     with pytest.raises(ValueError, match="data.name=no/such with split .* does not load .no such data set.: correct"):
         read_texts(changed(hub, name="no/such"), "train")
     with pytest.raises(ValueError, match="data.train names 2 hub splits: name one"):

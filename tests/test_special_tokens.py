@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,32 @@ def test_a_mask_that_is_a_word_of_the_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Some plain words\n" * 20 + "the gap\n" * 20)
     with pytest.raises(ValueError, match="train: row [0-9]+ holds the mask, id 3, .*name another one"):
         prepare(config_of(tmp_path, "a.txt", tokenizer=str(tmp_path / "words"), length=8))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "role"),
+    [
+        ({"mask_token": "<|endoftext|>"}, "begin"),
+        ({"mask_token": "Some", "eos_token": "Some"}, "end"),
+        ({"mask_token": "Some", "cls_token": "Some", "bos_token": None}, "begin"),
+    ],
+)
+def test_a_mask_that_begins_or_ends_rows_is_refused(tmp_path: Path, tokens: dict[str, str], role: str) -> None:
+    train_bpe(SENTENCES, 300, tmp_path / "bpe")
+    path = tmp_path / "bpe" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | tokens))
+    both = re.escape(f"mask_token and {role} token are both {tokens['mask_token']!r}")
+    with pytest.raises(ValueError, match=f"^data.tokenizer=.*: {both}, .*: name another mask_token in"):
+        load_tokenizer(str(tmp_path / "bpe"))
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '"a"', "null"])
+def test_settings_of_models_that_are_no_object_are_named(tmp_path: Path, content: str) -> None:
+    save_file({}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    for read in (open_source, load_causal_lm, find_evaluator):
+        with pytest.raises(ValueError, match="/config.json is no JSON object: replace it"):
+            read(str(tmp_path) if read is find_evaluator else tmp_path)  # type: ignore[operator]
 
 
 def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import prepare
 from imdm_dist.data.text import say_repeated, source_identity
+from imdm_dist.data.texts import first_look
 from imdm_dist.data.tokenizer import train_bpe
-from tests.test_text_files import config_of, json_lines, texts_of
+from tests.test_text_files import config_of, json_lines, texts_of, write_parquet
 
 NOVEL = (
     "It was a bright cold day in the spring of that year, and the clocks of\n"
@@ -44,11 +47,12 @@ def test_lines_that_look_wrapped_are_warned_about_once(tmp_path: Path, capsys: p
     (tmp_path / "a.txt").write_text((NOVEL + "\n") * 30)
     (tmp_path / "b.txt").write_text(NOVEL * 30)
     (tmp_path / "c.txt").write_text(" ".join(NOVEL.split()) + "\n")
-    texts_of(config_of(tmp_path, "c.txt", "a.txt", "b.txt"))
+    prepare(config_of(tmp_path, "c.txt", "a.txt", "b.txt", bpe_size=300, length=16))
     said = capsys.readouterr().err
     assert said.count("hard-wrapped") == 1
-    assert re.search("a.txt looks hard-wrapped at 70 characters, .*: set data.document=paragraph or file", said)
-    texts_of(config_of(tmp_path, "a.txt", document="paragraph"))
+    warned = "^/.*a.txt looks hard-wrapped at 70 characters, .*: set data.document=paragraph or file, unless .* meant$"
+    assert re.search(warned, said, re.MULTILINE) and said.index("hard-wrapped") < said.index("BPE: reading")
+    prepare(config_of(tmp_path, "a.txt", document="paragraph", bpe_size=300, length=16))
     assert "hard-wrapped" not in capsys.readouterr().err
 
 
@@ -67,7 +71,7 @@ def test_lines_that_are_documents_are_not_warned_about(
 ) -> None:
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.txt").write_text("some\n")
-    texts_of(config_of(tmp_path, "a.txt", "b.txt"))
+    first_look(config_of(tmp_path, "a.txt", "b.txt"))
     assert "hard-wrapped" not in capsys.readouterr().err
 
 
@@ -114,6 +118,42 @@ def test_contradicting_settings_of_validation_are_refused(settings: dict[str, ob
         DataConfig(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["blank.txt", "blank.txt.gz", "none.parquet", "null.parquet"])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_split_without_text_is_named_before_a_bpe_is_trained(tmp_path: Path, name: str, split: str) -> None:
+    (tmp_path / "blank.txt").write_text("\n")
+    (tmp_path / "blank.txt.gz").write_bytes(gzip.compress(b""))
+    write_parquet(tmp_path / "none.parquet", text=pa.array([], pa.string()))
+    write_parquet(tmp_path / "null.parquet", text=pa.nulls(3))
+    (tmp_path / "good.txt").write_text(NOVEL)
+    names = {"train": ("good.txt",), "valid": ("good.txt",)} | {split: (name, name)}
+    config = config_of(tmp_path, *names["train"], valid=names["valid"], bpe_size=300, length=16)
+    with pytest.raises(
+        ValueError, match=rf"^data.{split} \({name}, {name}\) holds no text: give more, or other files$"
+    ):
+        prepare(config)
+    assert [path for path in (tmp_path / "cache").glob("*") if path.is_dir() and path.name != "digests"] == []
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (1e-12, "for validation, less than a row of data.length=16: raise data.valid_share, or give more text"),
+        (1 - 1e-12, "for training, less than a row of data.length=16: lower data.valid_share, or give more text"),
+    ],
+)
+@pytest.mark.parametrize("tokenizer", ["embedded", "bpe"])
+def test_a_share_that_leaves_no_text_is_named(tmp_path: Path, share: float, said: str, tokenizer: str) -> None:
+    (tmp_path / "a.txt").write_text(NOVEL * 9)
+    if tokenizer != "embedded":
+        train_bpe([NOVEL, "Some plain words, and the number 42."] * 9, 300, tmp_path / tokenizer)
+    config = config_of(tmp_path, "a.txt", valid=(), valid_share=share, bpe_size=300, length=16, tokenizer=tokenizer)
+    with pytest.raises(
+        ValueError, match=rf"^data.valid_share={share} leaves too little of data.train \(a.txt\) {said}$"
+    ):
+        prepare(config)
+
+
 # --- what is the same
 
 
@@ -132,6 +172,12 @@ def test_the_same_file_twice_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("a.txt", "copy.txt"), ("valid.txt",)
     )
     assert "data.valid holds files that data.train holds too: valid.txt; " in said(("[bv]*.txt",), ("valid.txt",))
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "good.txt").write_text("four\n")
+    again = "data.train holds the same text more than once: one/good.txt = two/good.txt"
+    assert again in said(("one", "two"), ("valid.txt",))
+    assert "holds too: two/good.txt; " in said(("one",), ("two",))
 
 
 def test_a_change_inside_a_file_of_the_same_size_is_seen(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,9 +111,35 @@ def test_json_as_an_array_or_over_several_lines(tmp_path: Path) -> None:
     (tmp_path / "indented.json").write_text(json.dumps(rows, indent=1))
     (tmp_path / "one.json").write_text(json.dumps(rows[0], indent=1))
     assert texts_of(config_of(tmp_path, "array.json", "indented.json", "one.json")) == TEXTS * 2 + TEXTS[:1]
+    for at, begin in enumerate(['{ "text": "A",\n"b": 1 }', '{"text": "A", "b":\n\n[1,\n2]}', '\n{"text"\n: "A"}\n\n']):
+        (tmp_path / f"{at}.json").write_text(begin)
+        assert texts_of(config_of(tmp_path, f"{at}.json")) == ["A"]
+        (tmp_path / f"{at}.jsonl").write_text(f"{begin}\n" + "\n".join(json.dumps(row, indent=1) for row in rows))
+        assert texts_of(config_of(tmp_path, f"{at}.jsonl")) == ["A", *TEXTS]
+    (tmp_path / "flat.json").write_text('[{"text": "a"},\n{"text": "b"}]')
+    assert texts_of(config_of(tmp_path, "flat.json")) == ["a", "b"]
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n\n"text"\n')
     with pytest.raises(ValueError, match=r"bad.jsonl, line 3: a string where a JSON object is due"):
         texts_of(config_of(tmp_path, "bad.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "cause"),
+    [
+        ('{"text": "a"}\n{"text": \n{"text": "b"}\n', 2, "Expecting value"),
+        ('{"text": "a",\n"b" 1}\n', 2, "Expecting ':' delimiter"),
+        ('{"text": "a"}x\n{"text": "b"}\n', 1, "Extra data"),
+        ('{"text": "a\n{"text": "b"}\n', 1, "Unterminated string"),
+        ('\n{\n"text": "a"\n}\n{\n"text" "b"\n}\n', 6, "Expecting ':' delimiter"),
+        ('[{"text": "a"},\n{"text": "b"},\n', 2, "Expecting value"),
+    ],
+)
+def test_json_that_is_none_is_named_by_line(tmp_path: Path, content: str, line: int, cause: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"^data.train: .*a.jsonl, line {line}: no JSON \({cause}.*: correct that line$"
+    ):
+        texts_of(config_of(tmp_path, "a.jsonl"))
 
 
 def test_a_folder_stands_for_the_files_below_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,14 +173,102 @@ def test_bytes_that_are_no_utf8_are_named_by_file_and_line(tmp_path: Path, endin
 def test_rows_of_parquet_that_are_no_utf8_are_named(tmp_path: Path) -> None:
     column = pa.array([b"good"] * 1500 + [b"caf\xe9"], pa.binary()).view(pa.string())
     write_parquet(tmp_path / "a.parquet", text=column)
-    with pytest.raises(ValueError, match=r"data.train: .*a.parquet, row 1501: byte 0xe9 is no UTF-8"):
+    with pytest.raises(
+        ValueError, match=r"data.train: .*a.parquet, row 1501: byte 0xe9 is no UTF-8: repair or replace"
+    ):
         texts_of(config_of(tmp_path, "a.parquet"))
 
 
-def test_utf16_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("some text\n".encode("utf-16"))
-    with pytest.raises(ValueError, match=r"a.txt is UTF-16: convert it, e.g. with iconv -f UTF-16 -t UTF-8"):
-        texts_of(config_of(tmp_path, "a.txt"))
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz", "a"])
+@pytest.mark.parametrize(
+    ("encoding", "what", "given"),
+    [
+        ("utf-16", "UTF-16", "UTF-16"),
+        ("utf-32", "UTF-32", "UTF-32"),
+        ("utf-16-le", "UTF-16 without a byte order mark", "UTF-16LE"),
+        ("utf-16-be", "UTF-16 without a byte order mark", "UTF-16BE"),
+        ("utf-32-le", "UTF-32 without a byte order mark", "UTF-32LE"),
+        ("utf-32-be", "UTF-32 without a byte order mark", "UTF-32BE"),
+    ],
+)
+@pytest.mark.parametrize("text", ["some text\n", '{"text": "some – naïve text"}\n' * 90, "и какой-то текст\n" * 9])
+def test_utf16_and_utf32_are_named(
+    tmp_path: Path, bpe: Tokenizer, name: str, encoding: str, what: str, given: str, text: str
+) -> None:
+    (tmp_path / name).write_bytes(PACK[".gz" if name.endswith(".gz") else ""](text.encode(encoding)))
+    said = rf"{name} is {what}: convert it, e.g. with iconv -f {given} -t UTF-8$"
+    with pytest.raises(ValueError, match=f"^data.train: .*{said}"):
+        source_identity(config_of(tmp_path, name), "train")
+    with pytest.raises(ValueError, match=said):
+        read_prompts(tmp_path / name, bpe, 8)
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0" + "some words\n" * 9, "words\0\0\0\0more\n", "\0" * 64, "BZh and PK, PAR1 too\n", "\n", "a\0b\n"]
+)
+def test_text_that_looks_a_little_like_something_else_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    source_identity(config_of(tmp_path, "a.txt"), "train")
+    assert [line for _, line in TextFile(tmp_path / "a.txt").lines()] == text.removesuffix("\n").split("\n")
+
+
+# --- files of another kind than their names say
+
+
+def zipped(content: bytes) -> bytes:
+    with zipfile.ZipFile(out := io.BytesIO(), "w") as archive:
+        archive.writestr("a.txt", content)
+    return out.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode="w") as archive:
+        (about := tarfile.TarInfo("a.txt")).size = len(content)
+        archive.addfile(about, io.BytesIO(content))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        *(
+            (f"a{ending}", PACK[packed], f"is compressed as {packed} files are, .* ends in {ending}{packed}$")
+            for ending in (".jsonl", ".txt", ".parquet", "")
+            for packed in (".gz", ".bz2", ".xz", ".zst")
+        ),
+        (
+            "a.txt.gz",
+            PACK[".zst"],
+            "is compressed as .zst files are, and its name says .gz: give it .* that ends in .txt.zst$",
+        ),
+        ("a.txt.gz", lambda data: PACK[".gz"](PACK[".xz"](data)), "decompresses to a file .* as .xz files are: unpack"),
+        ("a.jsonl", zipped, "is a zip archive, which is not read: take the text out of it$"),
+        ("a.parquet", zipped, "is a zip archive, which is not read"),
+        ("a.txt.gz", lambda data: PACK[".gz"](tarred(data)), "is a tar archive, which is not read"),
+        ("a.txt", lambda data: b"%PDF-1.7\n" + data, "is a PDF, which is not read"),
+        ("a.txt.gz", lambda data: data, r"cannot be decompressed as .gz .*, or take .gz off its name if it is not"),
+    ],
+)
+def test_files_of_another_kind_than_their_names_say_are_named(
+    tmp_path: Path, bpe: Tokenizer, name: str, make: Callable[[bytes], bytes], said: str
+) -> None:
+    (tmp_path / name).write_bytes(make(b"some plain words\n" * 99))
+    for read in (source_identity, lambda config, split: texts_of(config)):
+        with pytest.raises(ValueError, match=f"^data.train: .*/{name} {said}"):
+            read(config_of(tmp_path, name), "train")
+    if "parquet" not in name:
+        with pytest.raises(ValueError, match=f"/{name} {said}"):
+            read_prompts(tmp_path / name, bpe, 8)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a"])
+def test_parquet_under_another_name_is_named(tmp_path: Path, name: str) -> None:
+    packed = ".gz" if name.endswith(".gz") else ""
+    for texts in (TEXTS, []):
+        write_parquet(tmp_path / "made", text=pa.array(texts, pa.string()))
+        (tmp_path / name).write_bytes(PACK[packed]((tmp_path / "made").read_bytes()))
+        with pytest.raises(ValueError, match=f"/{name} is parquet: give it .* that ends in .parquet{packed}$"):
+            source_identity(config_of(tmp_path, name), "train")
 
 
 def test_half_a_surrogate_pair_is_named(tmp_path: Path) -> None:
@@ -236,11 +353,29 @@ def test_rows_without_text_are_counted_and_reported(tmp_path: Path, capsys: pyte
 
 def test_a_field_that_no_row_has_is_refused_with_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"doc": {"text": "a", "id": 1}, "title": "b"}\n' * 3)
-    with pytest.raises(ValueError, match=r"a.jsonl has no field text: set data.text_field to one of doc.text, doc.id"):
+    with pytest.raises(ValueError, match=r"a.jsonl has no field text: set data.text_field to one of doc.text, title$"):
         texts_of(config_of(tmp_path, "a.jsonl"))
     write_parquet(tmp_path / "a.parquet", doc=[{"text": "a", "id": 1}], title=["b"])
     with pytest.raises(ValueError, match=r"a.parquet has no field text: .* to one of doc.text, title$"):
         texts_of(config_of(tmp_path, "a.parquet"))
+
+
+@pytest.mark.parametrize("row", [{"data": ["a"], "doc": {"id": 1}}, {"text": 5, "data": ["a"]}, {"text": ["a"]}, {}])
+def test_fields_that_hold_no_strings_are_not_offered(tmp_path: Path, row: dict[str, object]) -> None:
+    field = "field text is no text.*" if "text" in row else "has no field text"
+    said = f"{field}, and there is no field of strings: give files with text$"
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    with pytest.raises(ValueError, match=f"^data.train: .*a.jsonl.* {said}"):
+        texts_of(config_of(tmp_path, "a.jsonl"))
+    write_parquet(tmp_path / "a.parquet", **{name: [value] for name, value in row.items()}, nothing=pa.nulls(1))
+    with pytest.raises(ValueError, match=f"^data.train: .*a.parquet.* {said}"):
+        texts_of(config_of(tmp_path, "a.parquet"))
+    for name in ("a.jsonl", "a.parquet"):  # what is offered works
+        (tmp_path / "b.jsonl").write_text(json.dumps({"body": "b", "n": 1}) + "\n")
+        if "text" not in row:
+            with pytest.raises(ValueError, match=r"has no field text: set data.text_field to one of body$"):
+                texts_of(config_of(tmp_path, name, "b.jsonl"))
+            assert texts_of(config_of(tmp_path, name, "b.jsonl", text_field="body")) == ["b"]
 
 
 def test_nested_fields_are_read_by_dotted_names(tmp_path: Path) -> None:
@@ -270,7 +405,41 @@ def test_files_of_nothing_are_refused_when_there_is_nothing_else(tmp_path: Path)
         resolve_files(config_of(tmp_path, "*.*"), "train")
 
 
-# --- Git-LFS
+# --- Git-LFS and git-annex
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbf" + POINTER, "Git-LFS pointer, .*: run git lfs pull"),
+        (POINTER.replace(b"\n", b"\r\n"), "Git-LFS pointer, .*: run git lfs pull"),
+        (POINTER.replace(b"git-lfs", b"hawser"), "Git-LFS pointer, .*: run git lfs pull"),
+        (POINTER.replace(b"https://git-lfs.github.com/spec/v1", b"http://git-media.io/v/2"), "Git-LFS pointer"),
+        (b"/annex/objects/SHA256E-s12345--0123abc.txt\n", "git-annex pointer, .*: run git annex get"),
+        (b"\xef\xbb\xbf/annex/objects/MD5-s1--0\r\n", "git-annex pointer, .*: run git annex get"),
+        (b"/annex/objects/MD5-s1--0", "git-annex pointer, .*: run git annex get"),
+        (b"", "git-annex pointer, .*: run git annex get"),  # a link
+    ],
+)
+@pytest.mark.parametrize("given", ["data/a.jsonl.gz", "data", "data/*"])
+def test_pointers_of_all_kinds_are_known(tmp_path: Path, content: bytes, said: str, given: str) -> None:
+    path = tmp_path / "data" / "a.jsonl.gz"
+    path.parent.mkdir()
+    if content:
+        path.write_bytes(content)
+    else:
+        path.symlink_to("../.git/annex/objects/Xx/Yy/MD5-s1--0/MD5-s1--0")
+    with pytest.raises(ValueError, match=f"^data.train: {path} is a {said}"):
+        source_identity(config_of(tmp_path, given), "train")
+
+
+def test_text_about_pointers_is_text(tmp_path: Path) -> None:
+    lines = [
+        "/annex/objects/ is where git-annex keeps them",
+        "version https://git-lfs.github.com/spec/v1 is a first line",
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    assert texts_of(config_of(tmp_path, "a.txt")) == lines
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.jsonl.gz", "news.en-00001-of-00100"])

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice, pairwise
 from typing import IO, Any, Literal
@@ -22,6 +22,7 @@ from imdm_dist.data.text_file import TextFile, first_line, no_utf8
 
 Unit = Literal["file", "paragraph", "line"]
 _ROWS = 1024
+_BLANKS = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 _HEAD = 2000
@@ -78,24 +79,40 @@ def wrapped_at(file: TextFile) -> int:
 
 
 def objects(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, of an array, or one object over several lines; each with its line.
+    """The objects of a file of JSON lines, of an array, or objects over several lines; each with its line.
 
     Raises:
         ValueError: as `TextFile.lines`, or a line is no JSON or no object.
     """
     lines = file.lines()
+    is_first = True
     for number, line in lines:
         if not line.strip():
             continue
-        spread = line.strip() == "{" or (line.lstrip().startswith("[") and not _is_json(line))
-        text = "\n".join(chain([line], (rest for _, rest in lines))) if spread else line
+        if (is_first or line.strip() in ("{", "[")) and _is_broken_off(line):
+            text = "\n".join(chain([line], (rest for _, rest in lines)))
+        else:
+            text = line
+        is_first = False
+        yield from _objects_in(file, number, text, several=text is not line)
+
+
+def _objects_in(file: TextFile, number: int, text: str, several: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a text that begins in line `number`; if there may be `several`, one behind the other."""
+    decoder, at = json.JSONDecoder(), 0
+    while True:
         try:
-            value = json.loads(text)
-            if _SURROGATE.search(text):
+            if several:
+                value, end = decoder.raw_decode(text, _BLANKS.match(text, at).end())  # type: ignore[union-attr]
+                end = _BLANKS.match(text, end).end()  # type: ignore[union-attr]
+            else:
+                value, end = json.loads(text), len(text)
+            if _SURROGATE.search(text, at, end):
                 json.dumps(value, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{file.path}, line {number + error.lineno - 1}: no JSON ({error.msg}): correct that line"
+                f"{file.path}, line {number + text.count(chr(10), at, error.pos)}: no JSON ({error.msg}): correct that "
+                "line"
             ) from None
         except (ValueError, RecursionError) as error:
             cause = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else first_line(error)
@@ -107,19 +124,37 @@ def objects(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
                     "of an object"
                 )
             yield number, one
+        number += text.count("\n", at, end)
+        at = end
+        if at == len(text):
+            return
+
+
+def _is_broken_off(line: str) -> bool:
+    """Whether a line is an object or array that may go on in the next one."""
+    if not line.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(line.rstrip())
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def rows(file: TextFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a parquet file as objects that hold one field, each with its number from 1.
 
     Raises:
-        ValueError: the file is a Git-LFS pointer or cannot be read as parquet, or the field is no text.
+        ValueError: as `TextFile.refuse_other_kinds`, or the file cannot be read as parquet, or the field is no text.
     """
+    file.refuse_other_kinds()
     try:
         with _seekable(file) as raw:
             if raw is not None:
                 yield from _rows(file, pq.ParquetFile(raw), field)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, such as a full disk
             raise
         raise ValueError(f"{file.path} cannot be read as parquet ({first_line(error)}): repair or replace it") from None
@@ -127,15 +162,13 @@ def rows(file: TextFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _rows(file: TextFile, opened: pq.ParquetFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
     types = _columns(opened.schema_arrow)
+    strings = [name for name, kind in types.items() if _is_text(kind) and not pa.types.is_null(kind)]
     if field not in types:
         for number in range(opened.metadata.num_rows):
-            yield number + 1, {name: None for name, kind in types.items() if _is_text(kind)}
+            yield number + 1, dict.fromkeys(strings, "")
         return
     if not _is_text(types[field]):
-        others = ", ".join(name for name, kind in types.items() if _is_text(kind)) or "a column of strings; it has none"
-        raise ValueError(
-            f"{file.path}: field {field} is no text but {types[field]}: set data.text_field to one of {others}"
-        )
+        raise ValueError(f"{file.path}: field {field} is no text but {types[field]}{instead(strings)}")
     size, done = file.path.stat().st_size, 0
     for batch in opened.iter_batches(batch_size=_ROWS, columns=[field]):
         try:
@@ -153,7 +186,7 @@ def _bad_row(file: TextFile, batch: pa.RecordBatch, before: int) -> ValueError:
         try:
             batch.slice(number, 1).to_pylist()
         except UnicodeDecodeError as error:
-            return ValueError(f"{file.path}, row {before + number + 1}: {no_utf8(error)}")
+            return ValueError(f"{file.path}, row {before + number + 1}: {no_utf8(error)}: repair or replace the file")
     raise AssertionError("each of the rows can be read, and all together cannot")
 
 
@@ -211,6 +244,13 @@ def field_names(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from field_names(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def instead(fields: Iterable[str]) -> str:
+    """The end of a message about a field that holds no text: which do."""
+    if names := ", ".join(fields):
+        return f": set data.text_field to one of {names}"
+    return ", and there is no field of strings: give files with text"
 
 
 def _is_json(line: str) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -22,7 +24,7 @@ from imdm_dist.data import synthetic
 from imdm_dist.data.bpe import LONGEST_WORD, long_word
 from imdm_dist.data.packing import pack
 from imdm_dist.data.text import Split, data_root, say_repeated, source_identity
-from imdm_dist.data.texts import read_texts, text_batches
+from imdm_dist.data.texts import Texts, first_look, read_texts, text_batches
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, make_folder, publish_dir, write_json
@@ -106,7 +108,7 @@ def _build(folder: Path, what: str, build: Callable[[Path], None], there: Callab
         lock.release()
 
 
-def _bpe(config: DataConfig, cache: Path, may_build: bool) -> Tokenizer:
+def _bpe(config: DataConfig, cache: Path, may_build: bool, look: Callable[[], None]) -> Tokenizer:
     settings = {
         "format": _FORMAT,
         "text": source_identity(config, "train"),
@@ -114,6 +116,7 @@ def _bpe(config: DataConfig, cache: Path, may_build: bool) -> Tokenizer:
     }
 
     def build(aside: Path) -> None:
+        look()
         texts = read_texts(config, "train")
         long_words = _LongWords(texts.name)
         batches = text_batches(texts, config, "BPE: reading", long_words.look)
@@ -150,7 +153,9 @@ class _LongWords:
             print(f"{self.name}: such words in {self.found - _NAMED:,} more documents", file=sys.stderr)
 
 
-def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bool) -> Dataset:
+def _packed(
+    config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bool, look: Callable[[], None]
+) -> Dataset:
     identity: dict[Split, list[Any]] = {split: source_identity(config, split) for split in get_args(Split)}
     settings = {
         "format": _FORMAT,
@@ -159,12 +164,14 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bo
     }
 
     def build(aside: Path) -> None:
+        look()
         say_repeated(config, identity)
         for split in get_args(Split):
             texts = read_texts(config, split)
+            rows = pack(text_batches(texts, config, split), tokenizer, config.length, config.separator)
             TokenFile.write(
                 aside / split,
-                pack(text_batches(texts, config, split), tokenizer, config.length, config.separator),
+                _any_rows(rows, texts, config.length),
                 length=config.length,
                 vocab_size=tokenizer.vocab_size,
                 mask_id=tokenizer.mask_id,
@@ -180,6 +187,16 @@ def _packed(config: DataConfig, cache: Path, tokenizer: Tokenizer, may_build: bo
         cache / name, f"rows of {config.length} tokens from {config.source} text", build, may_build, get_args(Split)
     )
     return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
+
+
+def _any_rows(chunks: Iterable[np.ndarray], texts: Texts, length: int) -> Iterator[np.ndarray]:
+    """The chunks of rows as they are; ValueError if there are none."""
+    is_empty = True
+    for chunk_KL in chunks:
+        is_empty = False
+        yield chunk_KL
+    if is_empty:
+        raise texts.too_little(length)
 
 
 def _synthetic(cache: Path, may_build: bool) -> Dataset:
@@ -214,6 +231,9 @@ def prepare(config: DataConfig, may_build: bool = True) -> Dataset:
         return _synthetic(cache, may_build)
     if config.length < 3:
         raise ValueError(f"data.length is {config.length}: a row of text needs begin, text and end, so set 3 or more")
+    look = lru_cache(partial(first_look, config))  # once, before whatever is built first
     if config.tokenizer == "embedded":
-        return _packed(config, cache, _bpe(config, cache, may_build), may_build)
-    return _packed(config, cache, load_tokenizer(config.tokenizer, data_root(config)[0]), may_build)
+        tokenizer = _bpe(config, cache, may_build, look)
+    else:
+        tokenizer = load_tokenizer(config.tokenizer, data_root(config)[0])
+    return _packed(config, cache, tokenizer, may_build, look)

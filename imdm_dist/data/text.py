@@ -12,8 +12,8 @@ from typing import Any, Literal
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data.digest import file_digests
 from imdm_dist.data.embedded import embedded_digest
-from imdm_dist.data.text_file import KINDS, has_known_ending, kind_of
-from imdm_dist.files import refuse_lfs_pointers
+from imdm_dist.data.text_file import KINDS, TextFile, has_known_ending, kind_of
+from imdm_dist.files import is_file_or_annexed, refuse_lfs_pointers
 
 Split = Literal["train", "valid"]
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "valid": "validation"}
@@ -51,8 +51,10 @@ def resolve_files(config: DataConfig, split: Split) -> list[Path]:
         if (root / given).is_dir():
             files += _files_below(root / given, f"{setting} names {given}")
             continue
-        matches = [given] if (root / given).is_file() else sorted(glob.glob(given, root_dir=root, recursive=True))
-        found = [root / one for one in matches if (root / one).is_file()]
+        matches = (
+            [given] if is_file_or_annexed(root / given) else sorted(glob.glob(given, root_dir=root, recursive=True))
+        )
+        found = [root / one for one in matches if is_file_or_annexed(root / one)]
         if not found:
             raise ValueError(
                 f"{setting} names {given}, which is no file under {root} ({origin}): "
@@ -60,20 +62,21 @@ def resolve_files(config: DataConfig, split: Split) -> list[Path]:
             )
         files += found
     try:
-        refuse_lfs_pointers(*files)
         for path in files:
+            refuse_lfs_pointers(path)
             kind_of(path)
+            TextFile(path).refuse_other_kinds()
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from None
     if all(path.stat().st_size == 0 for path in files):
-        some = some_of([path.name for path in files])
+        some = some_of([shown(config, path) for path in files])
         raise ValueError(f"{setting}: {some} {'is' if len(files) == 1 else 'are'} empty: give files with text")
     return files
 
 
 def _files_below(folder: Path, what: str) -> list[Path]:
     """The files of text in a folder and the folders in it, by path; hidden ones are passed over."""
-    below = sorted(path for path in folder.rglob("*") if path.is_file())
+    below = sorted(path for path in folder.rglob("*") if is_file_or_annexed(path))
     seen = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     found = [path for path in seen if has_known_ending(path)]
     if not found:
@@ -85,6 +88,12 @@ def some_of(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
+
+
+def shown(config: DataConfig, path: Path) -> str:
+    """A file's name for messages, which tells it from others of its split: from the root that relative ones have."""
+    root = data_root(config)[0]
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def hub_split(config: DataConfig, split: Split) -> str:
@@ -119,9 +128,9 @@ def say_repeated(config: DataConfig, identity: dict[Split, list[Any]]) -> None:
         return
     names: dict[Split, dict[str, list[str]]] = {split: {} for split in identity}
     for split, files in identity.items():
-        for name, size, digest in files:
+        for path, (_, size, digest) in zip(resolve_files(config, split), files, strict=True):
             if size:
-                names[split].setdefault(digest, []).append(name)
+                names[split].setdefault(digest, []).append(shown(config, path))
         again = [" = ".join(same) for same in names[split].values() if len(same) > 1]
         if again and not (split == "valid" and config.valid_share):
             print(f"data.{split} holds the same text more than once: {some_of(again)}", file=sys.stderr)

@@ -45,7 +45,34 @@ _ENDING = re.compile(r"\.[a-z][a-z0-9_]*")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LINE_END_BYTES = re.compile(rb"\r\n|\r|\n")
 _MARK = "\ufeff"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_SIGNS = {
+    ".gz": re.compile(rb"\x1f\x8b"),
+    ".bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    ".xz": re.compile(rb"\xfd7zXZ\0"),
+    ".zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2aM\x18"),
+    ".parquet": re.compile(rb"PAR1[\0-\x08\x0e-\x1f]"),
+}
+"""How the bytes of a file begin, by the ending that its name should have."""
+_FOREIGN = {
+    "a zip archive": re.compile(rb"PK(\x03\x04|\x05\x06|\x07\x08)"),
+    "a tar archive": re.compile(rb"(?s).{257}ustar"),
+    "a 7z archive": re.compile(rb"7z\xbc\xaf\x27\x1c"),
+    "a rar archive": re.compile(rb"Rar!\x1a\x07"),
+    "compressed with lz4": re.compile(rb"\x04\x22M\x18"),
+    "compressed with compress (.Z)": re.compile(rb"\x1f[\x9d\xa0]"),
+    "an Arrow file": re.compile(rb"(?s)ARROW1\0\0|\xff\xff\xff\xff.{3}\0\x10\0\0\0"),
+    "an ORC file": re.compile(rb"ORC[\0-\x08\x0e-\x1f]"),
+    "an Avro file": re.compile(rb"Obj\x01"),
+    "a PDF": re.compile(rb"%PDF-"),
+    "a file of numpy": re.compile(rb"\x93NUMPY"),
+    "an HDF5 file": re.compile(rb"\x89HDF\r\n"),
+    "a data base of SQLite": re.compile(rb"SQLite format 3\0"),
+}
+"""How those begin that are not read."""
+_HEAD = 1024
+"""Bytes from which it is told what a file is; a multiple of four."""
+_ALPHABETS = 4
+"""UTF-16 of at most so many blocks of 256 signs is known without its mark."""
 _LINES = 1024
 """Lines from one look at the position to the next."""
 
@@ -94,8 +121,29 @@ def first_line(error: BaseException) -> str:
 
 
 def no_utf8(error: UnicodeDecodeError) -> str:
-    """What is wrong with bytes that are no UTF-8, and the remedy."""
-    return f"byte {error.object[error.start]:#04x} is no UTF-8: convert the text, e.g. with iconv -f LATIN1 -t UTF-8"
+    """What is wrong with bytes that are no UTF-8."""
+    return f"byte {error.object[error.start]:#04x} is no UTF-8"
+
+
+def _wide(head: bytes) -> tuple[str, str] | None:
+    """What bytes of two or four to a character are, and their name for iconv; None if they are not."""
+    for name in ("UTF-32", "UTF-16"):  # in this order: the mark of UTF-32 begins as that of UTF-16 does
+        if head.startswith((f"{_MARK}".encode(f"{name}-LE"), f"{_MARK}".encode(f"{name}-BE"))):
+            return name, name
+    head = head[: len(head) // 4 * 4]
+    if len(head) < 8:
+        return None
+    for order, bytes_ in (("LE", head), ("BE", head[::-1])):
+        if not any(bytes_[3::4]) and max(bytes_[2::4]) <= 0x10 and 0 not in bytes_[::4]:
+            return "UTF-32 without a byte order mark", f"UTF-32{order}"
+        if bytes_[1::2].count(0) > 1 and len(set(bytes_[1::2])) <= _ALPHABETS and 0 not in bytes_[::2]:
+            return "UTF-16 without a byte order mark", f"UTF-16{order}"
+    return None
+
+
+def _ending_of(head: bytes) -> str:
+    """The ending that a file which begins so should have; empty if there is no sign of one."""
+    return next((ending for ending, sign in _SIGNS.items() if sign.match(head)), "")
 
 
 class TextFile:
@@ -123,15 +171,45 @@ class TextFile:
                 if not packed or (isinstance(error, OSError) and error.errno is not None):
                     raise
                 raise ValueError(
-                    f"{self.path} cannot be decompressed as {packed} ({first_line(error)}): repair or replace it"
+                    f"{self.path} cannot be decompressed as {packed} ({first_line(error)}): repair or replace it, or "
+                    f"take {packed} off its name if it is not compressed"
                 ) from None
+
+    def refuse_other_kinds(self) -> None:
+        """Check by its first bytes, and those of what it decompresses to, that the file is what its name says.
+
+        Raises:
+            ValueError: as `opened`, or it is something else.
+        """
+        ending, packed = _endings(self.path)
+        with open(self.path, "rb") as raw:
+            found = _ending_of(raw.read(_HEAD))
+        if found != packed and found in _OPEN:
+            says = f"its name says {packed}" if packed else "its name does not say so"
+            raise ValueError(
+                f"{self.path} is compressed as {found} files are, and {says}: give it a name or a link that ends in "
+                f"{ending}{found}"
+            )
+        with self.opened() as (_, content):
+            head = content.read(_HEAD)
+        found = _ending_of(head)
+        if found in _OPEN:
+            raise ValueError(f"{self.path} decompresses to a file that is compressed as {found} files are: unpack it")
+        if found and ending != found:
+            raise ValueError(f"{self.path} is parquet: give it a name or a link that ends in {found}{packed}")
+        for what, sign in _FOREIGN.items():
+            if sign.match(head):
+                raise ValueError(f"{self.path} is {what}, which is not read: take the text out of it")
+        if wide := _wide(head):
+            raise ValueError(f"{self.path} is {wide[0]}: convert it, e.g. with iconv -f {wide[1]} -t UTF-8")
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Lines with their numbers from 1, without their ends and byte order marks.
 
         Raises:
-            ValueError: as `opened`, or a line is no UTF-8.
+            ValueError: as `refuse_other_kinds`, or a line is no UTF-8.
         """
+        self.refuse_other_kinds()
         try:
             with self.opened() as (raw, file):
                 text = io.TextIOWrapper(file, encoding="utf-8")  # which reads all three ends of lines as \n
@@ -152,8 +230,9 @@ class TextFile:
                     line.decode()
                 except UnicodeDecodeError as error:
                     number += len(_LINE_END_BYTES.findall(line[: error.start]))
-                    if number == 1 and line.startswith(_UTF16):
-                        return ValueError(f"{self.path} is UTF-16: convert it, e.g. with iconv -f UTF-16 -t UTF-8")
-                    return ValueError(f"{self.path}, line {number}: {no_utf8(error)}")
+                    return ValueError(
+                        f"{self.path}, line {number}: {no_utf8(error)}: convert the text, e.g. with "
+                        "iconv -f LATIN1 -t UTF-8"
+                    )
                 number += len(_LINE_END_BYTES.findall(line))
         raise AssertionError(f"{self.path} changes while it is read")

@@ -7,15 +7,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import detokenize, documents
 from imdm_dist.data.embedded import read_embedded
-from imdm_dist.data.text import Split, hub_split, names_of, resolve_files, some_of
+from imdm_dist.data.text import Split, hub_split, names_of, resolve_files, shown, some_of
 from imdm_dist.data.text_file import TextFile, drop_mark, first_line, kind_of, split_lines
 
 _BATCH_CHARACTERS = 2**22
@@ -40,6 +41,8 @@ class Texts:
     """Of position and total: docs, or B for bytes."""
     name: str
     """Setting that names the split, for messages."""
+    origin: str
+    """The same with the files or the data set."""
     share: float = 0.0
     """Share of the documents that are for validation."""
     valid: bool = False
@@ -53,6 +56,8 @@ class Texts:
     """Rows by label."""
     without: Counter[str] = field(default_factory=Counter)
     """Rows without text by label: null, missing or blank."""
+    has_text: bool = False
+    """Whether a document held text, on either side of the share."""
     zeros: int = 0
     """Documents with NUL characters."""
     first_zero: str = ""
@@ -69,10 +74,25 @@ class Texts:
             if "\0" in text:
                 self.zeros += 1
                 self.first_zero = self.first_zero or self.place
+            self.has_text = self.has_text or bool(text.strip())
             if self.share and text.strip() and _is_valid(text, self.share) != self.valid:
                 continue
             yield text
         self.position = self.total
+
+    def too_little(self, length: int) -> ValueError:
+        """The error for a split that is read to its end and fills no row of `length` tokens."""
+        if not self.has_text:
+            return ValueError(f"{self.origin} holds no text: give more, or other files")
+        if self.share:
+            side, remedy = ("validation", "raise") if self.valid else ("training", "lower")
+            return ValueError(
+                f"data.valid_share={self.share} leaves too little of {self.origin} for {side}, less than a row of "
+                f"data.length={length}: {remedy} data.valid_share, or give more text"
+            )
+        return ValueError(
+            f"{self.origin}: the text is shorter than a row of data.length={length}: give more or lower it"
+        )
 
     def say(self) -> None:
         """Say on stderr, when all is read, what holds no text and what holds NUL characters."""
@@ -110,15 +130,20 @@ def read_texts(config: DataConfig, split: Split, cache_dir: Path | None = None) 
     share, is_valid = config.valid_share, split == "valid"
     if config.source == "embedded":
         corpus = read_embedded(split)
-        return Texts(lambda texts: _counted(texts, corpus, "the embedded English"), len(corpus), "docs", setting)
+        label = "the embedded English"
+        return Texts(lambda texts: _counted(texts, corpus, label), len(corpus), "docs", setting, label)
     if config.source == "hub":
         table = _hub_table(config, split, str(cache_dir or Path(config.cache) / "datasets"))
         column = (one for some in table.iter(batch_size=_BATCH_ROWS) for one in some["text"])
-        return Texts(lambda texts: _counted(texts, column, config.name), len(table), "docs", setting, share, is_valid)
+        origin = f"{setting} ({hub_split(config, split)} of {config.name})"
+        return Texts(
+            lambda texts: _counted(texts, column, config.name), len(table), "docs", setting, origin, share, is_valid
+        )
     assert config.source == "files"
     files = resolve_files(config, split)
     size = sum(path.stat().st_size for path in files)
-    return Texts(lambda texts: _read_files(texts, files, config, setting), size, "B", setting, share, is_valid)
+    origin = f"{setting} ({some_of([shown(config, path) for path in files])})"
+    return Texts(lambda texts: _read_files(texts, files, config, setting), size, "B", setting, origin, share, is_valid)
 
 
 def _counted(texts: Texts, some: Iterable[str | None], label: str) -> Iterator[str | None]:
@@ -134,15 +159,12 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
     Raises:
         ValueError: a file cannot be read, or no row of any file has the field.
     """
-    before, found, offered = 0, False, dict[str, None]()
-    is_warned = False
+    before, found, lacking, offered = 0, False, "", dict[str, None]()
     for path in files:
         file, kind = TextFile(path), kind_of(path)
-        texts.label = path.name
+        texts.label = shown(config, path)
         word = "row" if kind == "parquet" else "line"
         try:
-            if kind == "text" and config.document == "line" and not is_warned:
-                is_warned = _warn_of_wrapping(file, config)
             for number, row in _rows(file, kind, config):
                 texts.place, texts.position = f"{path}, {word} {number}", before + file.position
                 if isinstance(row, str):
@@ -153,29 +175,29 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
                     value = documents.value_of(row, config.text_field)
                 except KeyError:
                     if not found:
-                        offered |= dict.fromkeys(documents.field_names(row))
+                        lacking = lacking or texts.label
+                        offered |= dict.fromkeys(_strings(row))
                     yield None
                     continue
                 found = True
                 if value is not None and not isinstance(value, str):
-                    strings = [name for name in documents.field_names(row) if _is_string(row, name)]
-                    others = f"one of {', '.join(strings)}" if strings else "a field of strings; it has none"
                     raise ValueError(
-                        f"{texts.place}: field {config.text_field} is no text: set data.text_field to {others}"
+                        f"{texts.place}: field {config.text_field} is no text{documents.instead(_strings(row))}"
                     )
                 yield value if value and value.strip() else None
         except ValueError as error:
             raise ValueError(f"{setting}: {error}") from None
         before += path.stat().st_size
-    if offered and not found:
+    if lacking and not found:
         raise ValueError(
-            f"{setting}: {some_of([path.name for path in files])} has no field {config.text_field}: "
-            f"set data.text_field to one of {', '.join(offered)}"
+            f"{setting}: {some_of([shown(config, path) for path in files])} has no field {config.text_field}"
+            f"{documents.instead(offered)}"
         )
 
 
-def _is_string(row: dict[str, Any], name: str) -> bool:
-    return isinstance(documents.value_of(row, name), str)
+def _strings(row: dict[str, Any]) -> list[str]:
+    """The fields of an object that data.text_field could name."""
+    return [name for name in documents.field_names(row) if isinstance(documents.value_of(row, name), str)]
 
 
 def _rows(file: TextFile, kind: str, config: DataConfig) -> Iterator[tuple[int, Any]]:
@@ -184,8 +206,29 @@ def _rows(file: TextFile, kind: str, config: DataConfig) -> Iterator[tuple[int, 
     return documents.objects(file) if kind == "json" else documents.rows(file, config.text_field)
 
 
+def first_look(config: DataConfig) -> None:
+    """What can be told of the text before a BPE is trained on it; lines that look hard-wrapped are said on stderr.
+
+    Raises:
+        ValueError: as `read_texts`, or a split holds no text.
+    """
+    for split in get_args(Split):
+        texts = read_texts(config, split)
+        for text in tqdm(texts, desc=f"{texts.name}: looking for text", unit=" documents", delay=1):
+            if text.strip():
+                break
+        else:
+            raise texts.too_little(config.length)
+    if config.source == "files" and config.document == "line":
+        files = chain.from_iterable(resolve_files(config, split) for split in get_args(Split))
+        any(_warn_of_wrapping(TextFile(path), config) for path in files if kind_of(path) == "text")
+
+
 def _warn_of_wrapping(file: TextFile, config: DataConfig) -> bool:
-    width = documents.wrapped_at(file)
+    try:
+        width = documents.wrapped_at(file)
+    except ValueError:  # which is said, with its place, when all of it is read
+        return False
     if width:
         packing = " and data.packing=document" if config.packing == "sentence" else ""
         print(
@@ -201,7 +244,7 @@ def _hub_table(config: DataConfig, split: Split, where: str) -> Any:
 
     name = hub_split(config, split)
     try:
-        return _text_column(datasets.load_dataset(config.name, split=name, cache_dir=where), config, config.name)
+        table = datasets.load_dataset(config.name, split=name, cache_dir=where)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         while error.__cause__ is not None:
             error = error.__cause__
@@ -209,6 +252,7 @@ def _hub_table(config: DataConfig, split: Split, where: str) -> Any:
             f"data.name={config.name} with split {name} does not load ({first_line(error)}): correct the name, "
             "or use data.source=files without a network"
         ) from None
+    return _text_column(table, config, f"{names_of(config, split)[1]}: {config.name}")
 
 
 def _text_column(table: Any, config: DataConfig, label: str) -> Any:
@@ -218,15 +262,17 @@ def _text_column(table: Any, config: DataConfig, label: str) -> Any:
     if column not in table.column_names:
         table = table.flatten()  # structs become columns of dotted names
     if column not in table.column_names:
-        raise ValueError(
-            f"{label} has no field {column}: set data.text_field to one of {', '.join(table.column_names)}"
-        )
+        raise ValueError(f"{label} has no field {column}{documents.instead(_text_columns(table))}")
+    if column not in _text_columns(table):
+        raise ValueError(f"{label}: field {column} is no text{documents.instead(_text_columns(table.flatten()))}")
     table = table.select_columns([column])
     if column != "text":
         table = table.rename_column(column, "text")
-    if getattr(table.features["text"], "dtype", None) not in ("string", "large_string"):
-        raise ValueError(f"{label}: field {column} is no text: set data.text_field to a field of strings")
     return table.cast(datasets.Features({"text": datasets.Value("string")}))
+
+
+def _text_columns(table: Any) -> list[str]:
+    return [name for name, kind in table.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
 
 
 def text_batches(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from imdm_dist import hub
 from imdm_dist.data.bpe import train_backend
-from imdm_dist.files import hash_json, publish_dir, refuse_lfs_pointers
+from imdm_dist.files import hash_json, publish_dir, refuse_lfs_pointers, refuse_no_objects
 
 END_OF_TEXT = "<|endoftext|>"
 _FILES = (
@@ -36,6 +36,7 @@ _FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "config.json",
 )
 _LONG = 2**23
 """Characters that take many seconds to encode."""
@@ -163,6 +164,7 @@ def load_tokenizer(name: str, root: Path | str = ".") -> Tokenizer:
     if local is None:
         print(f"data.tokenizer={name} is no folder under {root}: taking it for a name of the hub", file=sys.stderr)
     try:
+        refuse_no_objects(*(folder / file for file in _FILES if file.endswith(".json")))
         # By from_pretrained only: the keyword constructors of transformers 5 make empty tokenizers.
         if local is not None:
             fast = local.from_pretrained(str(folder))
@@ -206,6 +208,12 @@ def wrap_tokenizer(fast: transformers.PreTrainedTokenizerFast, name: str) -> Tok
             f"data.tokenizer={name} has no begin or no end token: add bos_token and eos_token to tokenizer_config.json"
         )
     mask_id = _special(fast, [fast.mask_token_id], _MASK_NAMES)
+    if mask_id in (bos_id, eos_id):
+        role, token = "begin" if mask_id == bos_id else "end", fast.convert_ids_to_tokens(mask_id)
+        raise ValueError(
+            f"data.tokenizer={name}: mask_token and {role} token are both {token!r}, which stands "
+            "in every row: name another mask_token in its tokenizer_config.json, or none"
+        )
     if mask_id < 0:
         fast.add_special_tokens({"mask_token": _MASK_NAMES[0]})
         mask_id = fast.mask_token_id

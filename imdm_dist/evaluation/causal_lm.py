@@ -27,7 +27,15 @@ from imdm_dist.data.order import Order
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.device import few_kernels
 from imdm_dist.evaluation.perplexity import perplexities
-from imdm_dist.files import hash_json, publish_dir, read_record, refuse_lfs_pointers, sha256_file, write_json
+from imdm_dist.files import (
+    hash_json,
+    publish_dir,
+    read_record,
+    refuse_lfs_pointers,
+    refuse_no_objects,
+    sha256_file,
+    write_json,
+)
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 
@@ -153,6 +161,7 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
     try:
         if is_folder(name):
             refuse_lfs_pointers(name)
+            refuse_no_objects(Path(name) / "config.json")
         lm = read(name, local_files_only=True) if is_folder(name) else hub.load(read, name)
     except Exception as error:  # readers of weights raise what they like for a file that is damaged
         raise unusable(name, error) from None

@@ -14,7 +14,7 @@ from imdm_dist import hub
 from imdm_dist.data.tokenizer import load_tokenizer
 from imdm_dist.data.tokens import Tokens
 from imdm_dist.evaluation.causal_lm import RECORD, is_folder, unusable
-from imdm_dist.files import read_json, refuse_lfs_pointers
+from imdm_dist.files import read_json, refuse_lfs_pointers, refuse_no_objects
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of weights, or of the list of their files, in the order in which transformers looks for them."""
@@ -65,6 +65,7 @@ def find_evaluator(folder_or_name: str) -> EvaluatorFiles | None:
         if folder is None:
             return None
         refuse_lfs_pointers(folder)
+        refuse_no_objects(folder / "config.json")
         _check_weights(folder)
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from imdm_dist.files import read_json, refuse_lfs_pointers
+from imdm_dist.files import read_json, refuse_lfs_pointers, refuse_no_objects
 from imdm_dist.interop.inert import NO_SUMS, Inert, check_sums, read_torch_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -90,6 +90,8 @@ def open_source(path: Path) -> Source:
 
 def _open_file(path: Path, config: Path | None) -> Source:
     refuse_lfs_pointers(path)
+    if config is not None:
+        refuse_no_objects(config)
     settings = read_json(config) if config is not None and config.is_file() else {}
     folder = "hub folder, " if config is not None else ""
     if path.suffix == ".safetensors":

@@ -96,13 +96,18 @@ def test_names_without_an_ending_are_plain_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("document", ["line", "paragraph", "file"])
-@pytest.mark.parametrize("line", ['{"text": "a"}', '[{"text": "a"}]'])
+@pytest.mark.parametrize(
+    "line", ['{"text": "a"}', '[{"text": "a"}]', '{ "text": "a",\n"b": 1}', '{\n"text": "a"\n}', '[\n{\n"text": "a"}]']
+)
 def test_json_under_a_name_of_plain_text_is_refused(tmp_path: Path, line: str, document: str) -> None:
     (tmp_path / "a.jsonl.txt").write_text(f"\n{line}\n{line}\n")
     with pytest.raises(ValueError, match=r"data.train: .*a.jsonl.txt, line 2: a JSON object, .* ends in .jsonl"):
         texts_of(config_of(tmp_path, "a.jsonl.txt", document=document))
-    (tmp_path / "b.txt").write_text("{a brace}\n[a bracket]\n")
-    assert texts_of(config_of(tmp_path, "b.txt")) == ["{a brace}", "[a bracket]"]
+    for lines in (["{a brace}", "[a bracket]"], ["{", "a brace"], ["[", "1"], ["[", '{"text": "a"} said she']):
+        (tmp_path / "b.txt").write_text("\n".join(lines))
+        assert texts_of(config_of(tmp_path, "b.txt", document=document)) == (
+            lines if document == "line" else ["\n".join(lines)]
+        )
 
 
 def test_json_as_an_array_or_over_several_lines(tmp_path: Path) -> None:

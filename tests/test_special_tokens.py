@@ -100,6 +100,11 @@ def test_settings_of_models_that_are_no_object_are_named(tmp_path: Path, content
     for read in (open_source, load_causal_lm, find_evaluator):
         with pytest.raises(ValueError, match="/config.json is no JSON object: replace it"):
             read(str(tmp_path) if read is find_evaluator else tmp_path)  # type: ignore[operator]
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.safetensors.index.json")
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match="/model.safetensors.index.json is no JSON object: replace it"):
+        find_evaluator(str(tmp_path))
 
 
 def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:

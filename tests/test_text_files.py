@@ -96,13 +96,18 @@ def test_names_without_an_ending_are_plain_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("document", ["line", "paragraph", "file"])
-@pytest.mark.parametrize("line", ['{"text": "a"}', '[{"text": "a"}]'])
+@pytest.mark.parametrize(
+    "line", ['{"text": "a"}', '[{"text": "a"}]', '{ "text": "a",\n"b": 1}', '{\n"text": "a"\n}', '[\n{\n"text": "a"}]']
+)
 def test_json_under_a_name_of_plain_text_is_refused(tmp_path: Path, line: str, document: str) -> None:
     (tmp_path / "a.jsonl.txt").write_text(f"\n{line}\n{line}\n")
     with pytest.raises(ValueError, match=r"data.train: .*a.jsonl.txt, line 2: a JSON object, .* ends in .jsonl"):
         texts_of(config_of(tmp_path, "a.jsonl.txt", document=document))
-    (tmp_path / "b.txt").write_text("{a brace}\n[a bracket]\n")
-    assert texts_of(config_of(tmp_path, "b.txt")) == ["{a brace}", "[a bracket]"]
+    for lines in (["{a brace}", "[a bracket]"], ["{", "a brace"], ["[", "1"], ["[", '{"text": "a"} said she']):
+        (tmp_path / "b.txt").write_text("\n".join(lines))
+        assert texts_of(config_of(tmp_path, "b.txt", document=document)) == (
+            lines if document == "line" else ["\n".join(lines)]
+        )
 
 
 def test_json_as_an_array_or_over_several_lines(tmp_path: Path) -> None:
@@ -204,7 +209,16 @@ def test_utf16_and_utf32_are_named(
 
 
 @pytest.mark.parametrize(
-    "text", ["a\0" + "some words\n" * 9, "words\0\0\0\0more\n", "\0" * 64, "BZh and PK, PAR1 too\n", "\n", "a\0b\n"]
+    "text",
+    [
+        "a\0" + "some words\n" * 9,
+        "words\0\0\0\0more\n",
+        "\0" + "ü" * 999,
+        "\0" * 64,
+        "BZh and PK, PAR1 too\n",
+        "\n",
+        "a\0b\n",
+    ],
 )
 def test_text_that_looks_a_little_like_something_else_is_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.txt").write_text(text)
@@ -246,6 +260,16 @@ def tarred(content: bytes) -> bytes:
         ("a.parquet", zipped, "is a zip archive, which is not read"),
         ("a.txt.gz", lambda data: PACK[".gz"](tarred(data)), "is a tar archive, which is not read"),
         ("a.txt", lambda data: b"%PDF-1.7\n" + data, "is a PDF, which is not read"),
+        (
+            "a.txt",
+            lambda data: b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + data,
+            "is binary, or UTF-16 without a byte order mark",
+        ),
+        (
+            "a.jsonl",
+            lambda data: "汉字没有标记，一行又一行，许多不同的字\n".encode("utf-16-le") * 9,
+            "is binary, or UTF-16",
+        ),
         ("a.txt.gz", lambda data: data, r"cannot be decompressed as .gz .*, or take .gz off its name if it is not"),
     ],
 )

@@ -40,16 +40,19 @@ def texts(file: TextFile, unit: Unit) -> Iterator[tuple[int, str]]:
     Raises:
         ValueError: as `TextFile.lines`, or the file holds JSON.
     """
-    is_first = True
-    start, kept = 1, list[str]()
+    begin: str | None = ""  # of JSON, as far as it may be some
+    first, start, kept = 0, 1, list[str]()
     for number, line in file.lines():
-        if is_first and line.strip():
-            is_first = False
-            if _holds_objects(line):
+        if begin is not None and line.strip():
+            first = number if not begin else first
+            begin, before = f"{begin}\n{line}", begin
+            if _holds_objects(begin) or (before and "{" in begin and _is_broken_off(begin)):
                 raise ValueError(
-                    f"{file.path}, line {number}: a JSON object, in a file whose name is that of plain text: give it a "
+                    f"{file.path}, line {first}: a JSON object, in a file whose name is that of plain text: give it a "
                     "name or a link that ends in .jsonl"
                 )
+            if before or not _is_broken_off(line):
+                begin = None
         if unit == "line":
             yield number, line
         elif unit == "paragraph" and not line.strip():

@@ -7,6 +7,7 @@ both in this order, and at no other sign of Unicode.
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -141,6 +142,14 @@ def _wide(head: bytes) -> tuple[str, str] | None:
     return None
 
 
+def _may_be_utf8(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # which lets a character be cut off at the end
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _ending_of(head: bytes) -> str:
     """The ending that a file which begins so should have; empty if there is no sign of one."""
     return next((ending for ending, sign in _SIGNS.items() if sign.match(head)), "")
@@ -197,11 +206,15 @@ class TextFile:
             raise ValueError(f"{self.path} decompresses to a file that is compressed as {found} files are: unpack it")
         if found and ending != found:
             raise ValueError(f"{self.path} is parquet: give it a name or a link that ends in {found}{packed}")
+        if found:
+            return
         for what, sign in _FOREIGN.items():
             if sign.match(head):
                 raise ValueError(f"{self.path} is {what}, which is not read: take the text out of it")
         if wide := _wide(head):
             raise ValueError(f"{self.path} is {wide[0]}: convert it, e.g. with iconv -f {wide[1]} -t UTF-8")
+        if ending != ".parquet" and b"\0" in head and not _may_be_utf8(head):
+            raise ValueError(f"{self.path} is binary, or UTF-16 without a byte order mark: give it as text in UTF-8")
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Lines with their numbers from 1, without their ends and byte order marks.

@@ -65,7 +65,7 @@ def find_evaluator(folder_or_name: str) -> EvaluatorFiles | None:
         if folder is None:
             return None
         refuse_lfs_pointers(folder)
-        refuse_no_objects(folder / "config.json")
+        refuse_no_objects(folder / "config.json", *folder.glob("*.index.json"))
         _check_weights(folder)
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

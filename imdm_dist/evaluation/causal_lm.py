@@ -28,6 +28,7 @@ from imdm_dist.data.token_file import TokenFile
 from imdm_dist.device import few_kernels
 from imdm_dist.evaluation.perplexity import perplexities
 from imdm_dist.files import hash_json, publish_dir, read_record, refuse_lfs_pointers, sha256_file, write_json
+from imdm_dist.finite import check_finite
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 
@@ -115,6 +116,7 @@ def _make(
         torch.manual_seed(config.seed)
         lm = _gpt2(config, data).to(device)
         _fit(lm, config, data, device, autocast)
+    check_finite(lm.named_parameters(), "the evaluator", "its training diverged; lower evaluator.lr")
     lm.eval()
     scored = perplexities(lm, valid, valid.rows).to_dict()
     record = {
@@ -146,7 +148,8 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
         device: where to put it.
 
     Raises:
-        ValueError: there is no such folder or name, or it holds no causal language model.
+        ValueError: there is no such folder or name, it holds no causal language model, or one of whose weights some are
+            not finite.
     """
     name = str(folder_or_name)
     read = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
@@ -156,6 +159,8 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
         lm = read(name, local_files_only=True) if is_folder(name) else hub.load(read, name)
     except Exception as error:  # readers of weights raise what they like for a file that is damaged
         raise unusable(name, error) from None
+    remedy = "it gives no finite probabilities; train it again, or name another"
+    check_finite(lm.named_parameters(), f"evaluator {name}", remedy)
     return lm.eval().to(device)
 
 

@@ -54,14 +54,17 @@ class Meter:
         topology: losses are shares of the data-parallel ranks; they stay on the device until the interval ends.
         flops: operations of a step over all ranks, by part.
         max_skipped: steps in a row without a finite gradient, after which `check` raises.
+        init: what the first of these steps starts from, if it is the first of a run with inputs.init.
     """
 
-    def __init__(self, examples: int, length: int, topology: Topology, flops: StepFlops, max_skipped: int) -> None:
+    def __init__(
+        self, examples: int, length: int, topology: Topology, flops: StepFlops, max_skipped: int, init: str = ""
+    ) -> None:
         self.examples, self.length, self.topology, self.max_skipped = examples, length, topology, max_skipped
         self.flops, self._peak = flops, peak_flops(topology.device)
         self.save_stall = 0.0
         """Seconds that training waited for the last checkpoint; the next lap tells and forgets them."""
-        self._in_a_row, self._longest = 0, 0
+        self._in_a_row, self._longest, self._init, self._updated = 0, 0, init, False
         self._restart()
 
     def _restart(self) -> None:
@@ -120,19 +123,26 @@ class Meter:
         for is_good in finite:
             self._in_a_row = 0 if is_good else self._in_a_row + 1
             self._longest = max(self._longest, self._in_a_row)
+            self._updated |= is_good
         self._restart()
         return line
 
-    def check(self) -> None:
+    def check(self, finished: bool) -> None:
         """Look at what the last laps skipped.
 
+        Args:
+            finished: these were the last steps; a run must not end well without an update.
+
         Raises:
-            ValueError: too many steps in a row.
+            ValueError: too many steps in a row, or all there are.
         """
-        if self._longest >= self.max_skipped:
+        if self._longest >= self.max_skipped or finished and not self._updated:
+            remedy = "lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
+            if self._init and not self._updated:
+                remedy = f"not one was, so the model of inputs.init={self._init} is of no use here; give another"
             raise ValueError(
                 f"the gradients of {self._longest} steps in a row are not finite (metrics.jsonl lists them with their "
-                "examples): lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
+                f"examples): {remedy}"
             )
 
 

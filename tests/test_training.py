@@ -223,6 +223,7 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home):
     train(config, folder)
     shutil.rmtree(folder / "step-00000006")
     with open(folder / "metrics.jsonl", "a") as file:
+        file.write('[]\nnull\n{"a": 1}\n{"step": "7"}\n')  # no lines of ours
         file.write('{"step": 7, "lo')  # a line cut off by a kill
     train(config, folder)
     assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4, 5, 6]

@@ -52,7 +52,7 @@ def evaluator_key(config: EvaluatorConfig, data: TokenFile, autocast: bool) -> s
 
 def finished_evaluator(folder: Path | str, key: str) -> dict[str, Any] | None:
     """The record of the evaluator in `folder` if it is whole and was made from what `key` stands for."""
-    record: dict[str, Any] | None = read_record(Path(folder) / RECORD)
+    record: dict[str, Any] | None = read_record(Path(folder) / RECORD, key=str, weights_sha256=str)
     if record is None or record["key"] != key:
         return None
     weights = Path(folder) / WEIGHTS

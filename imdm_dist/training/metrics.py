@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 
 from imdm_dist.device import peak_flops
-from imdm_dist.files import publish_file, read_record, write_json
+from imdm_dist.files import has_fields, publish_file, read_record, write_json
 from imdm_dist.objectives.flops import StepFlops
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.wandb_sync import Mode, go_offline, one_line
@@ -27,14 +27,14 @@ INIT_S = 30.0
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
-    """Lines of a run's metrics.jsonl; empty if there are none. A last line cut off by a kill is left out."""
+    """Lines of a run's metrics.jsonl; empty if there are none. Left out is what is no whole line, as after a kill."""
     path = Path(folder) / "metrics.jsonl"
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and has_fields(line, {"step": int}):
+                lines.append(line)
     return lines
 
 

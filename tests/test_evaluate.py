@@ -163,6 +163,10 @@ def test_evaluators_and_models_without_numbers_are_refused_before_any_sampling(
     lm.save_pretrained(home / "nan-lm")
     with pytest.raises(ValueError, match=f"evaluator {home / 'nan-lm'} holds .*: it gives no finite probabilities"):
         evaluate(config, data, models, home / "nan-lm", home / "of-nan")
+    lm.transformer.h[0].ln_1.weight.data.fill_(3e38)  # numbers, of which none come
+    lm.save_pretrained(home / "nan-lm")
+    with pytest.raises(ValueError, match=f"evaluator {home / 'nan-lm'} gives no finite probabilities; train it again"):
+        evaluate(config, data, models, home / "nan-lm", home / "of-nan")
     wild = replace(config, optimizer=replace(config.optimizer, lr=1e38, warmup_steps=0))
     train(replace(wild, train=replace(wild.train, steps=1)), home / "nan")
     bad = {**models, "NaN": Candidate(home / "nan")}

@@ -22,6 +22,7 @@ from imdm_dist.provenance import versions
 FORMAT = 1
 PLAN = "coupling.json"
 MANIFEST = "manifest.json"
+_ENTRY: dict[str, type] = {"file": str, "rows": int, "bytes": int, "sha256": str}
 _PLAN: dict[str, type] = dict.fromkeys(("shards", "pairs", "length", "vocab_size", "mask_id"), int)
 
 
@@ -89,7 +90,10 @@ def plan_of(folder: Path) -> dict[str, Any] | None:
 def manifest_of(folder: Path) -> dict[str, Any] | None:
     """The manifest of the coupling in `folder`, its shards not looked at; None if it is not finished."""
     manifest: dict[str, Any] | None = read_record(folder / MANIFEST, plan=dict, shards=list, digest=str)
-    return manifest if manifest and has_fields(manifest["plan"], _PLAN) else None
+    if manifest is None or not has_fields(manifest["plan"], _PLAN):
+        return None
+    whole = all(isinstance(shard, dict) and has_fields(shard, _ENTRY) for shard in manifest["shards"])
+    return manifest if whole and len(manifest["shards"]) == manifest["plan"]["shards"] else None
 
 
 def check_plan(folder: Path, plan: dict[str, Any]) -> None:

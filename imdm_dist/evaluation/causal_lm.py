@@ -161,7 +161,12 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
         raise unusable(name, error) from None
     remedy = "it gives no finite probabilities; train it again, or name another"
     check_finite(lm.named_parameters(), f"evaluator {name}", remedy)
-    return lm.eval().to(device)
+    lm = lm.eval().to(device)
+    with torch.inference_mode():
+        logits = lm(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device)).logits
+    if not logits.logsumexp(-1).isfinite().all():
+        raise ValueError(f"evaluator {name} {remedy.removeprefix('it ')}")
+    return lm
 
 
 def is_folder(name: str) -> bool:

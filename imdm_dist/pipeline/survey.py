@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from imdm_dist.cli import in_a_line
 from imdm_dist.data.prepare import NotPreparedError
-from imdm_dist.files import hash_json, read_record
+from imdm_dist.files import has_fields, hash_json, read_record
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import claimed_digest, given_state, result_digest, stage_identity
 
@@ -28,7 +28,7 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
     mark: dict[str, Any] | None = read_record(
         folder / MARK, identity=dict, digest=str, inputs=dict, text=dict, versions=dict
     )
-    return mark
+    return mark if mark and has_fields(mark["identity"], {"kind": str, "settings": dict}) else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,7 @@ def read_json(path: Path | str) -> Any:
         raise ValueError(f"{path} is not readable JSON ({error}): remove it and make it again") from None
 
 
-def read_record(path: Path | str, kind: type = dict) -> Any:
+def read_record(path: Path | str, kind: type = dict, **fields: type) -> Any:
     """Read a JSON file that we wrote and can write again; None where there is none, or no whole one.
 
     A power cut may leave a file empty, cut off or full of NULs for all that it was synced. Such a record counts as not
@@ -238,6 +238,7 @@ def read_record(path: Path | str, kind: type = dict) -> Any:
 
     Args:
         kind: what the record is; anything else is not whole either.
+        fields: what its reader takes out of a dict, and what that is.
 
     Raises:
         ValueError: it is a Git-LFS pointer, and so whole elsewhere.
@@ -249,7 +250,12 @@ def read_record(path: Path | str, kind: type = dict) -> Any:
         return None
     except FileNotFoundError:
         return None
-    return found if isinstance(found, kind) else None
+    return found if isinstance(found, kind) and has_fields(found, fields) else None
+
+
+def has_fields(record: Any, fields: Mapping[str, type]) -> bool:
+    """Whether a dict has entries of these names and types."""
+    return all(isinstance(record.get(name), kind) for name, kind in fields.items())
 
 
 def sha256_file(path: Path | str) -> str:

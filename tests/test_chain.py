@@ -10,6 +10,8 @@ import yaml
 from imdm_dist.pipeline import load_chain, run_chain
 from imdm_dist.pipeline.chain import chain_yaml
 from imdm_dist.pipeline.jobs import read_jobs
+from imdm_dist.pipeline.order import remember, remembered
+from imdm_dist.pipeline.status import status
 from imdm_dist.pipeline.survey import survey
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,12 +158,20 @@ def test_a_mark_that_a_power_cut_emptied_counts_as_not_there(home, folders):
     ours = load_chain(home / "chain.yaml")
     there = home / "runs" / ours.name
     for name in ("judge", "pairs", "teacher"):  # later ones first: one that starts from a lost one waits
-        (folders[name] / "stage.json").write_text("")
+        (folders[name] / "stage.json").write_text("" if name == "judge" else '{"a": 1}')
         assert survey(ours, there, quick=True)[name].state == "half done"
     assert run(home) == folders  # goes on from what is whole, and marks it
     assert all(found.state == "whole" for found in survey(ours, there, quick=True).values())
-    (there / "jobs.json").write_text("")
-    assert read_jobs(there) == {}
+    before = remembered(there)
+    for content in ("", '{"a": 1}', '{"a": {"id": "x"}}', "[1]"):
+        for name in ("jobs.json", "overrides.json", "orders/judge.json"):
+            (there / name).parent.mkdir(exist_ok=True)
+            (there / name).write_text(content)
+        (folders["teacher"] / "heartbeat.json").write_text(content)
+        assert read_jobs(there) == {} and remembered(there) == []
+        assert {row.state for row in status(ours, there.parent)} == {"whole"}
+    remember(there, before)
+    (there / "orders" / "judge.json").unlink()
     (there / "jobs.json").unlink()
 
 

@@ -207,7 +207,12 @@ def test_shards_without_a_plan_are_not_taken_up(tmp_path: Path) -> None:
     assert not (tmp_path / "claims").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"plan": {', b"\0\0\0"])
+ENTRIES = (
+    b'{"plan": {"shards": 1, "pairs": 1, "length": 1, "vocab_size": 1, "mask_id": 1}, "shards": [1], "digest": ""}'
+)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"plan": {', b"\0\0\0", b'{"a": 1}', b"[]", b'{"plan": {}}', ENTRIES])
 def test_what_a_power_cut_leaves_of_the_lists_is_made_again(tmp_path: Path, content: bytes) -> None:
     make(tmp_path)
     before = files_of(tmp_path)

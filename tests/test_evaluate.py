@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from imdm_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig, 
 from imdm_dist.config.evaluation import EvaluatorConfig
 from imdm_dist.data import Dataset, load_tokenizer, prepare
 from imdm_dist.data.tokenizer import train_bpe
+from imdm_dist.evaluation import evaluate as evaluating
 from imdm_dist.evaluation.causal_lm import load_causal_lm, train_evaluator
 from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
 from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_sequences
@@ -149,3 +151,32 @@ def test_a_model_that_is_beyond_all_floats_has_a_row(
     figures = read_json(home / "bad" / "result.json")["valid_ppl"]["wild"]
     assert figures["all"]["ppl"] is None and figures["all"]["nats"] > 709
     assert "| wild | exp(" in (home / "bad" / "table.md").read_text()
+
+
+def test_evaluators_and_models_without_numbers_are_refused_before_any_sampling(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "perplexities", None)  # what would come first
+    lm = load_causal_lm(home / "lm")
+    lm.transformer.h[0].ln_1.weight.data[0] = float("nan")
+    shutil.copytree(home / "lm", home / "nan-lm")
+    lm.save_pretrained(home / "nan-lm")
+    with pytest.raises(ValueError, match=f"evaluator {home / 'nan-lm'} holds .*: it gives no finite probabilities"):
+        evaluate(config, data, models, home / "nan-lm", home / "of-nan")
+    lm.transformer.h[0].ln_1.weight.data.fill_(3e38)  # numbers, of which none come
+    lm.save_pretrained(home / "nan-lm")
+    with pytest.raises(ValueError, match=f"evaluator {home / 'nan-lm'} gives no finite probabilities; train it again"):
+        evaluate(config, data, models, home / "nan-lm", home / "of-nan")
+    wild = replace(config, optimizer=replace(config.optimizer, lr=1e38, warmup_steps=0))
+    train(replace(wild, train=replace(wild.train, steps=1)), home / "nan")
+    bad = {**models, "NaN": Candidate(home / "nan")}
+    with pytest.raises(ValueError, match="nan/step-00000001 holds infinities or no numbers in"):
+        evaluate(config, data, bad, home / "lm", home / "of-nan")
+    assert not (home / "of-nan").exists()
+
+
+def test_an_evaluator_that_diverged_is_not_published(home: Path, data: Dataset) -> None:
+    settings = EvaluatorConfig(hidden_dim=16, n_blocks=1, n_heads=2, steps=3, lr=float("inf"))
+    with pytest.raises(ValueError, match="the evaluator holds infinities or no numbers .* lower evaluator.lr"):
+        train_evaluator(settings, data.train, data.valid, home / "wild-lm")
+    assert not (home / "wild-lm").exists()

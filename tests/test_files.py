@@ -157,6 +157,7 @@ def test_a_record_that_is_not_whole_counts_as_not_there(tmp_path: Path, content:
     assert read_record(path) is None and read_record(path, str) is None
     path.write_text('{"a": 1}')
     assert read_record(path) == {"a": 1} and read_record(path, str) is None
+    assert read_record(path, a=int) == {"a": 1} and read_record(path, a=str) is read_record(path, b=int) is None
 
 
 @pytest.mark.parametrize("content", CUT_OFF[:4])

@@ -341,6 +341,7 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_STEP_NUM
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1, "env://")),
         # A batch script and a single task are one process each.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, Place()),
+        ({"WORLD_SIZE": "4", "SLURM_JOB_ID": "7"}, Place()),  # a script's own, for another tool
         ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
     ],
 )
@@ -373,6 +374,8 @@ def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(monkeypatc
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 but no RANK: start this under torchrun"),
+        ({"RANK": "1"}, "RANK=1 but no WORLD_SIZE: start this under torchrun"),
         ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x', which is no number: unset it"),
         ({"RANK": "0", "WORLD_SIZE": "2.0"}, "WORLD_SIZE='2.0'"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK='-1'"),

@@ -301,7 +301,7 @@ def test_a_run_refuses_its_inputs_before_text_is_packed(home, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pairs"}
 
 
-def test_a_run_goes_on_by_its_folders_name(home, tmp_path):
+def test_a_run_goes_on_by_its_folders_name(home, tmp_path, capsys):
     folder = tmp_path / "teacher"
     config = tiny_chain(home).stage("teacher").config
     config = replace(config, train=replace(config.train, steps=2))
@@ -313,6 +313,22 @@ def test_a_run_goes_on_by_its_folders_name(home, tmp_path):
     with pytest.raises(ValueError, match=r"was made with data.bpe_size=300 .now 400.: give it again, or use another"):
         train(forgotten, folder)
     assert not (tmp_path / "data").exists()
+    # Where its record is damaged, by what its newest checkpoint says.
+    whole = load_run(folder, None, [])
+    for content in ("", "[]", "null", '{"a": 1}'):
+        (folder / "config.json").write_text(content)
+        assert load_run(folder, None, []) == whole
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.endswith(
+            "config.json is damaged: the settings are those of " + str(folder / "step-00000004" / "state.json")
+        )
+    assert train(load_run(folder, None, []), folder)
+    for checkpoint in folder.glob("step-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(
+        ValueError, match=r"config\.json is damaged, and no checkpoint has the run's settings: give them"
+    ):
+        load_run(folder, None, [])
     # A folder that is new takes the defaults.
     assert load_run(tmp_path / "new", None, []) == Config()
 

@@ -406,10 +406,13 @@ def test_crashes_are_counted_anew_after_progress(tmp_path):
 # How fast a coupling is made
 
 
+TOKENS = {"length": 8, "vocab_size": 9, "mask_id": 8}
+
+
 def coupling_of(folder: Path, finished: list[float], workers: int, shards: int = 400) -> Path:
     """A coupling of 10 pairs a shard whose shards were finished at these seconds after its beginning."""
     (folder / "claims").mkdir(parents=True)
-    (folder / "coupling.json").write_text(json.dumps({"shards": shards, "pairs": 10 * shards}))
+    (folder / "coupling.json").write_text(json.dumps({"shards": shards, "pairs": 10 * shards} | TOKENS))
     os.utime(folder / "coupling.json", (1e9, 1e9))
     for shard, seconds in enumerate(finished):
         path = folder / f"shard-{shard:05d}.parquet"
@@ -425,6 +428,7 @@ def coupling_of(folder: Path, finished: list[float], workers: int, shards: int =
     ("finished", "workers", "rate"),
     [
         ([], 4, None),
+        ([10.0, 10.1], 0, None),  # nobody works there, and a copy has other times
         ([10.0], 4, None),  # three more are about to come
         ([10.0, 10.1, 10.2, 10.3], 4, 40 / 10.3),
         ([10.0], 1, 1.0),

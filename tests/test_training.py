@@ -22,11 +22,13 @@ from imdm_dist.config import (
     TrainConfig,
 )
 from imdm_dist.data import prepare
+from imdm_dist.files import hash_json, sha256_file, write_json
 from imdm_dist.objectives.examples import CouplingExamples, DataExamples, cut_batch
 from imdm_dist.pipeline.rollouts import generate_coupling
 from imdm_dist.training import saver
 from imdm_dist.training.checkpoint import load_model
 from imdm_dist.training.checkpoint_files import check, newest_checkpoint
+from imdm_dist.training.engine import Engine
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
@@ -231,6 +233,7 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home):
     train(config, folder)
     shutil.rmtree(folder / "step-00000006")
     with open(folder / "metrics.jsonl", "a") as file:
+        file.write('[]\nnull\n{"a": 1}\n{"step": "7"}\n')  # no lines of ours
         file.write('{"step": 7, "lo')  # a line cut off by a kill
     train(config, folder)
     assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4, 5, 6]
@@ -469,3 +472,44 @@ def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home):
         train(replace(config, train=replace(config.train, steps=6)), folder)
     assert train(config, home / "run")
     assert "exp_avg" in newest_checkpoint(home / "run").state["pieces"]
+
+
+def damage(run, folder, quantities, value):
+    """A copy of a run of one checkpoint, with another value in a weight; its checksums are right."""
+    shutil.copytree(run, folder)
+    path = newest_checkpoint(folder).path
+    state = json.loads((path / "state.json").read_text())
+    del state["checksum"]
+    for name in (f"{quantity}.safetensors" for quantity in quantities):
+        tensors = load_file(path / name)
+        next(iter(tensors.values())).view(-1)[0] = value
+        save_file(tensors, path / name)
+        state["files"][name] = sha256_file(path / name)
+    write_json(path / "state.json", {**state, "checksum": hash_json(state)})
+    return path
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_init_without_numbers_is_refused_before_anything_is_written(home, teacher, value):
+    path = damage(teacher, home / f"init-{value}", ["ema"], value)
+    config = text_config(home, inputs=InputsConfig(init=str(path.parent)))
+    with pytest.raises(ValueError, match=f"{path} holds infinities or no numbers in .*: its training diverged"):
+        train(config, home / f"from-{value}")
+    assert not (home / f"from-{value}").exists()
+    assert load_model(path, "raw").step == STEPS
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+@pytest.mark.parametrize("init", [True, False])
+def test_a_run_without_one_finite_update_does_not_end_well(home, teacher, monkeypatch, log_every, init):
+    config = text_config(home, inputs=InputsConfig(init=str(teacher) if init else ""))
+    config = replace(config, train=replace(config.train, steps=3, save_every=2, log_every=log_every, async_save=False))
+    folder = home / f"nothing-{log_every}-{init}"
+    accumulate = Engine.accumulate
+    monkeypatch.setattr(Engine, "accumulate", lambda e, loss: accumulate(e, lambda model: loss(model) * math.nan))
+    remedy = f"not one was, so the model of inputs.init={teacher} is of no use" if init else "lower optimizer.lr"
+    with pytest.raises(ValueError, match=f"of 3 steps in a row are not finite.*: {remedy}"):
+        train(config, folder)
+    with pytest.raises(ValueError, match="of 1 steps in a row are not finite"):
+        train(config, folder)
+    assert newest_checkpoint(folder).step == 2

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from imdm_dist.config.load import from_dict, load_config, load_over
 from imdm_dist.config.schema import Config
-from imdm_dist.files import read_json
+from imdm_dist.files import read_record
 
 RECORD = "config.json"
 """Settings of a run, in its folder."""
+_STATES = "step-*/state.json"
 
 
 def load_run(folder: Path | str, path: str | None, overrides: Sequence[str]) -> Config:
@@ -18,9 +20,19 @@ def load_run(folder: Path | str, path: str | None, overrides: Sequence[str]) -> 
     overrides win.
 
     Raises:
-        ValueError: as `load_config`.
+        ValueError: as `load_config`; or nothing in the folder has them any more.
     """
     record = Path(folder) / RECORD
     if path is not None or not record.is_file():
         return load_config(Config, path, overrides)
-    return load_over(from_dict(Config, read_json(record)["config"], where=str(record)), None, overrides)
+    return load_over(_remembered(record), None, overrides)
+
+
+def _remembered(record: Path) -> Config:
+    """The settings in a run's record, which its checkpoints repeat."""
+    for place in (record, *sorted(record.parent.glob(_STATES), reverse=True)):
+        if (found := read_record(place, config=dict)) is not None:
+            if place != record:
+                print(f"{record} is damaged: the settings are those of {place}", file=sys.stderr)
+            return from_dict(Config, found["config"], where=str(place))
+    raise ValueError(f"{record} is damaged, and no checkpoint has the run's settings: give them again by --config")

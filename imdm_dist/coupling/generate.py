@@ -21,11 +21,19 @@ from tqdm import tqdm
 
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.claim import EXPIRY_S, Claim, Claims
-from imdm_dist.coupling.manifest import MANIFEST, PLAN, check_plan, read_manifest, write_manifest, write_plan
+from imdm_dist.coupling.manifest import (
+    MANIFEST,
+    check_plan,
+    manifest_of,
+    plan_of,
+    read_manifest,
+    write_manifest,
+    write_plan,
+)
 from imdm_dist.coupling.pairs import PairSource
 from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs, write_shard, wrong_tokens
 from imdm_dist.data.token_file import TokenFile
-from imdm_dist.files import make_folder, read_record, remove_leftovers
+from imdm_dist.files import make_folder, remove_leftovers
 
 Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(start_BL int64, seed_B int64, time_B float64) -> result_BL int64, all on the CPU; a pure function."""
@@ -96,9 +104,9 @@ def _check_inputs(
 
 
 def _agree_on_plan(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
-    if read_record(folder / PLAN) is None:
+    if plan_of(folder) is None:
         with claims.hold("plan"):
-            if read_record(folder / PLAN) is None:
+            if plan_of(folder) is None:
                 write_plan(folder, plan)
     check_plan(folder, plan)
 
@@ -202,7 +210,7 @@ class _Job:
 def _finish(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
     """Write the manifest if it is missing, and clear what killed workers left."""
     with claims.hold("manifest"):
-        if read_record(folder / MANIFEST) is None:
+        if manifest_of(folder) is None:
             write_manifest(folder, plan)
         else:
             read_manifest(folder)

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.shard import Shard, damaged, present_shards, read_shard, shard_name, shard_pairs, wrong_tokens
-from imdm_dist.files import hash_json, read_record, sha256_file, write_json
+from imdm_dist.files import has_fields, hash_json, read_record, sha256_file, write_json
 from imdm_dist.provenance import versions
 
 FORMAT = 1
 PLAN = "coupling.json"
 MANIFEST = "manifest.json"
+_ENTRY: dict[str, type] = {"file": str, "rows": int, "bytes": int, "sha256": str}
+_PLAN: dict[str, type] = dict.fromkeys(("shards", "pairs", "length", "vocab_size", "mask_id"), int)
 
 
 def make_plan(
@@ -75,8 +77,23 @@ def prompts_digest(prompts_PL: Tensor) -> str:
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of the coupling in `folder`, which its manifest repeats; None if there is none."""
-    plan: dict[str, Any] | None = read_record(folder / PLAN) or (read_record(folder / MANIFEST) or {}).get("plan")
+    plan: dict[str, Any] | None = plan_of(folder) or (manifest_of(folder) or {}).get("plan")
     return plan
+
+
+def plan_of(folder: Path) -> dict[str, Any] | None:
+    """The plan alone, as it was written first; None where its file is not whole."""
+    plan: dict[str, Any] | None = read_record(folder / PLAN, **_PLAN)
+    return plan
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the coupling in `folder`, its shards not looked at; None if it is not finished."""
+    manifest: dict[str, Any] | None = read_record(folder / MANIFEST, plan=dict, shards=list, digest=str)
+    if manifest is None or not has_fields(manifest["plan"], _PLAN):
+        return None
+    whole = all(isinstance(shard, dict) and has_fields(shard, _ENTRY) for shard in manifest["shards"])
+    return manifest if whole and len(manifest["shards"]) == manifest["plan"]["shards"] else None
 
 
 def check_plan(folder: Path, plan: dict[str, Any]) -> None:
@@ -151,7 +168,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     plan = read_plan(folder)
     if plan is None:
         raise ValueError(f"no coupling in {folder}: make one with tools/gen_coupling.py or give another folder")
-    manifest: dict[str, Any] | None = read_record(folder / MANIFEST)
+    manifest = manifest_of(folder)
     if manifest is None:
         shards = plan["shards"]
         there = len(present_shards(folder, shards))
@@ -175,7 +192,7 @@ def discard_damaged(folder: Path | str) -> list[str]:
         Their names; empty too where there is no manifest to compare with.
     """
     folder = Path(folder)
-    manifest: dict[str, Any] | None = read_record(folder / MANIFEST)
+    manifest = manifest_of(folder)
     if manifest is None:
         return []
     wrong = []

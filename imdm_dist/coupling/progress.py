@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.coupling.claim import claims_by_host
-from imdm_dist.coupling.manifest import MANIFEST, PLAN, read_plan
+from imdm_dist.coupling.manifest import PLAN, manifest_of, read_plan
 from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs
-from imdm_dist.files import read_record
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Progress:
     """In finished shards."""
     pairs_per_s: float | None
     """Over the newest shards, or from the beginning, by the clock of the file system; None before every worker has had
-    time for its first."""
+    time for its first, and where nobody works: a copy's files have other times."""
     workers: Counter[str]
     """Claims by host: shards that are being made, or were when their worker died."""
     finished: bool
@@ -58,10 +57,11 @@ def progress(folder: Path | str) -> Progress | None:
     # the pace is taken over several rounds of them, or from the beginning.
     recent = max(_RECENT, _ROUNDS * workers.total())
     made = sorted((folder.joinpath(shard_name(shard)).stat().st_mtime, shard) for shard in there)
-    since = made[-recent - 1][0] if len(made) > recent else (folder / PLAN).stat().st_mtime
-    seconds = made[-1][0] - since if made else 0.0
-    first = workers.total() > len(made)
-    rate = sum(counts[shard] for _, shard in made[-recent:]) / seconds if seconds > 0 and not first else None
+    rate = None
+    if len(made) >= workers.total() > 0:
+        since = made[-recent - 1][0] if len(made) > recent else (folder / PLAN).stat().st_mtime
+        seconds = made[-1][0] - since
+        rate = sum(counts[shard] for _, shard in made[-recent:]) / seconds if seconds > 0 else None
     return Progress(
         shards=shards,
         shards_there=len(there),
@@ -69,7 +69,7 @@ def progress(folder: Path | str) -> Progress | None:
         pairs_there=sum(counts.values()),
         pairs_per_s=rate,
         workers=workers,
-        finished=read_record(folder / MANIFEST) is not None,
+        finished=manifest_of(folder) is not None,
     )
 
 

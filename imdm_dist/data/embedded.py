@@ -82,7 +82,7 @@ def embedded_digest(split: Literal["train", "valid"], folder: Path | str) -> str
             seconds, to hash it a fiftieth of one.
     """
     kept = Path(folder) / f"embedded-{_sources_digest()[:16]}.json"
-    digests = read_record(kept)
+    digests = read_record(kept, train=str, valid=str)
     if digests is None:
         digests = {"train": hash_json(read_embedded("train")), "valid": hash_json(read_embedded("valid"))}
         write_json(kept, digests)

@@ -36,6 +36,7 @@ from imdm_dist.files import (
     sha256_file,
     write_json,
 )
+from imdm_dist.finite import check_finite
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 
@@ -59,7 +60,7 @@ def evaluator_key(config: EvaluatorConfig, data: TokenFile, autocast: bool) -> s
 
 def finished_evaluator(folder: Path | str, key: str) -> dict[str, Any] | None:
     """The record of the evaluator in `folder` if it is whole and was made from what `key` stands for."""
-    record: dict[str, Any] | None = read_record(Path(folder) / RECORD)
+    record: dict[str, Any] | None = read_record(Path(folder) / RECORD, key=str, weights_sha256=str)
     if record is None or record["key"] != key:
         return None
     weights = Path(folder) / WEIGHTS
@@ -123,6 +124,7 @@ def _make(
         torch.manual_seed(config.seed)
         lm = _gpt2(config, data).to(device)
         _fit(lm, config, data, device, autocast)
+    check_finite(lm.named_parameters(), "the evaluator", "its training diverged; lower evaluator.lr")
     lm.eval()
     scored = perplexities(lm, valid, valid.rows).to_dict()
     record = {
@@ -154,7 +156,8 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
         device: where to put it.
 
     Raises:
-        ValueError: there is no such folder or name, or it holds no causal language model.
+        ValueError: there is no such folder or name, it holds no causal language model, or one of whose weights some are
+            not finite.
     """
     name = str(folder_or_name)
     read = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
@@ -165,7 +168,14 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
         lm = read(name, local_files_only=True) if is_folder(name) else hub.load(read, name)
     except Exception as error:  # readers of weights raise what they like for a file that is damaged
         raise unusable(name, error) from None
-    return lm.eval().to(device)
+    remedy = "it gives no finite probabilities; train it again, or name another"
+    check_finite(lm.named_parameters(), f"evaluator {name}", remedy)
+    lm = lm.eval().to(device)
+    with torch.inference_mode():
+        logits = lm(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device)).logits
+    if not logits.logsumexp(-1).isfinite().all():
+        raise ValueError(f"evaluator {name} {remedy.removeprefix('it ')}")
+    return lm
 
 
 def is_folder(name: str) -> bool:

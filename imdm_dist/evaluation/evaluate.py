@@ -61,7 +61,8 @@ def evaluate(
         The content of result.json.
 
     Raises:
-        ValueError: a model or the evaluator is missing, its vocabulary is not the data's, or a name cannot be a file's.
+        ValueError: a model or the evaluator is missing or has weights that are not finite, its vocabulary is not the
+            data's, or a name cannot be a file's.
     """
     for name in candidates:
         check_name(name, "the name of a model")
@@ -70,9 +71,10 @@ def evaluate(
     scored, end_tokens = scorer.chosen(settings) if scorer else (None, None)
     rows, records, valid_ppl = config.train.valid_rows, [], {}
     with interrupted(lambda: "nothing is kept of this evaluation, it begins anew"), publish_dir(folder) as aside:
+        for candidate in candidates.values():  # all, before hours are spent on the first
+            load_model(candidate.path, settings.weights).check_data(data)
         for name, candidate in candidates.items():
             loaded = load_model(candidate.path, settings.weights)
-            loaded.check_data(data)
             model = loaded.model.to(device)
             valid_ppl[name] = perplexities(model, data.valid, rows, settings.valid_draws, progress=True).to_dict()
             for steps in settings.steps:

@@ -22,7 +22,7 @@ from imdm_dist.evaluation.gen_ppl import (
     generative_perplexity_of_sequences,
     scoring_batch,
 )
-from imdm_dist.files import read_json
+from imdm_dist.files import read_record
 
 Convention = tuple[str, str]
 """(`ids` or `text`, `all` or `first`)."""
@@ -90,7 +90,9 @@ def load_scorer(evaluator: Path | str, data: Dataset) -> Scorer:
     """
     lm = load_causal_lm(evaluator, default_device())
     if (Path(evaluator) / RECORD).exists():
-        about = read_json(Path(evaluator) / RECORD)
+        about = read_record(Path(evaluator) / RECORD, tokens=list)
+        if about is None:
+            raise ValueError(f"{Path(evaluator) / RECORD} is damaged: train the evaluator again")
         if about["tokens"] != data_tokens(data.train):
             raise ValueError(f"{evaluator} was trained on other tokens than this data has: train one on this data")
         return Scorer(lm, about, data, ids=True, tokenizer=data.tokenizer)

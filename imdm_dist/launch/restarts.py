@@ -46,7 +46,7 @@ def restart(error: StageCrashed, folder: Path, logs: Path, restarts: int) -> NoR
 
 def count_crash(path: Path, there: str) -> int:
     """Note a crash; returns how many there have been in a row, this one included, with the same result `there`."""
-    last = read_record(path) or {}
+    last = read_record(path, crashes=int) or {}
     count = last["crashes"] + 1 if last.get("there") == there else 1
     write_json(path, {"crashes": count, "there": there})
     return count

@@ -54,7 +54,7 @@ def place_of_this_process() -> Place:
     """Read the environment that torchrun or srun gives its processes; without one there is a single process.
 
     Raises:
-        ValueError: a variable of the launcher is no number, or contradicts another.
+        ValueError: a variable of the launcher is no number, contradicts another, or came without the other.
     """
     have = os.environ
     given = env_number("RANK", 0), env_number("WORLD_SIZE", 1), env_number("LOCAL_RANK", 0)
@@ -68,6 +68,13 @@ def place_of_this_process() -> Place:
         port = port or FIRST_PORT + env_number("SLURM_JOB_ID") * 7 % PORTS + env_number("SLURM_STEP_ID") % 7
         place = Place(env_number("SLURM_PROCID"), tasks, env_number("SLURM_LOCALID"), f"tcp://{host}:{port}")
         return _within(place, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    # A job script may set one of the two for its own ends; elsewhere it was meant for this process.
+    if "SLURM_JOB_ID" not in have and (given[0] > 0 or given[1] > 1):
+        there, lacking = ("RANK", "WORLD_SIZE") if "RANK" in have else ("WORLD_SIZE", "RANK")
+        raise ValueError(
+            f"the environment has {there}={have[there]} but no {lacking}: start this under torchrun or srun, which set "
+            f"both, or unset {there} for a single process"
+        )
     return Place()
 
 

@@ -24,6 +24,7 @@ _SETTINGS = {
     "evaluation": ("evaluation", "train.valid_rows"),
 }
 """Settings that a kind of stage depends on; its data count by what they hold, not by what they are called."""
+_STATE = {"step": int, "files": dict}
 _RESULT = {"evaluator": "model.safetensors", "evaluation": "result.json"}
 
 
@@ -82,7 +83,7 @@ def given_state(folder: Path, setting: str) -> dict[str, Any]:
     Raises:
         ValueError: there is none.
     """
-    state = read_record(folder / "state.json") or _newest_state(folder)
+    state = read_record(folder / "state.json", **_STATE) or _newest_state(folder)
     if state is None:
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
@@ -93,7 +94,7 @@ def given_state(folder: Path, setting: str) -> dict[str, Any]:
 
 def _newest_state(folder: Path) -> dict[str, Any] | None:
     """The state.json of a run's newest checkpoint that has a whole one."""
-    states = (read_record(path / "state.json") for path in sorted(folder.glob(PATTERN), reverse=True))
+    states = (read_record(path / "state.json", **_STATE) for path in sorted(folder.glob(PATTERN), reverse=True))
     return next((state for state in states if state is not None), None)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.coupling.claim import process_start
-from imdm_dist.files import read_json
+from imdm_dist.files import read_record
 from imdm_dist.launch import slurm
 from imdm_dist.pipeline.order import ORDERS
 from imdm_dist.training.heartbeat import NAME as HEARTBEAT
@@ -32,7 +32,7 @@ class Hand:
     """In words, if there is no such job."""
 
 
-def _beat(folder: Path) -> Heartbeat | None:
+def heartbeat_of(folder: Path) -> Heartbeat | None:
     """The heartbeat of a run. It is never synced: one that a power cut has emptied tells as much as none."""
     with suppress(ValueError):
         return read_heartbeat(folder)
@@ -43,9 +43,9 @@ def noted_jobs(home: Path) -> dict[str, set[str]]:
     """The jobs that noted themselves at work in the folders of a chain, by the folder's name; old ones too."""
     noted: dict[str, set[str]] = {}
     for path in home.glob(f"{ORDERS}/*.json"):
-        noted.setdefault(path.stem, set()).add(read_json(path).get("job", ""))
+        noted.setdefault(path.stem, set()).add((read_record(path, job=str) or {}).get("job", ""))
     for path in home.glob(f"*/{HEARTBEAT}"):
-        if (beat := _beat(path.parent)) is not None:
+        if (beat := heartbeat_of(path.parent)) is not None:
             noted.setdefault(path.parent.name, set()).add(beat.job)
     return {folder: jobs - {""} for folder, jobs in noted.items() if jobs - {""}}
 
@@ -53,8 +53,8 @@ def noted_jobs(home: Path) -> dict[str, set[str]]:
 def noted_log(home: Path, folder: Path) -> tuple[str, str]:
     """The last job that began work in a folder, and its log; empty where none did, or where it has none."""
     path = home / ORDERS / f"{folder.name}.json"
-    order = read_json(path) if path.exists() else {}
-    return order.get("job", ""), order.get("log", "")
+    order = read_record(path, job=str, log=str)
+    return (order["job"], order["log"]) if order else ("", "")
 
 
 def in_hand(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Hand | None:
@@ -66,7 +66,7 @@ def in_hand(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Hand
     for job in queue:
         if str(job.id) in jobs and job.state not in slurm.OVER:
             return Hand(job.id)
-    beat = _beat(folder)
+    beat = heartbeat_of(folder)
     if beat is None or beat.ended or beat.age > STALE_S or _gone(beat, queue):
         return None
     job_of = f"job {beat.job}, " if beat.job else ""
@@ -82,7 +82,7 @@ def check_idle(folder: Path, jobs: Collection[str]) -> None:
     Raises:
         ValueError: somebody is.
     """
-    beat = _beat(folder)
+    beat = heartbeat_of(folder)
     hand = in_hand(folder, {*jobs, *([beat.job] if beat is not None and beat.job else [])}, slurm.queue())
     if hand is not None:
         who = f"job {hand.job}" if hand.job else hand.where

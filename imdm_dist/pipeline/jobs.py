@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imdm_dist.files import hash_json, read_record, write_json
+from imdm_dist.files import has_fields, hash_json, read_record, write_json
 from imdm_dist.launch import slurm
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import shaping
@@ -23,6 +23,9 @@ class Submitted:
     id: int
     key: str
     """Hash of what it was to make."""
+
+
+_SUBMITTED = {"id": int, "key": str}
 
 
 def stage_key(chain: Chain, stage: Stage, home: Path) -> str:
@@ -49,7 +52,9 @@ def _place(home: Path) -> str:
 
 def read_jobs(home: Path) -> dict[str, Submitted]:
     """The last job of each stage."""
-    return {stage: Submitted(**job) for stage, job in (read_record(home / JOBS) or {}).items()}
+    jobs = read_record(home / JOBS) or {}
+    whole = {stage: job for stage, job in jobs.items() if isinstance(job, dict) and has_fields(job, _SUBMITTED)}
+    return {stage: Submitted(**{name: job[name] for name in _SUBMITTED}) for stage, job in whole.items()}
 
 
 def note_job(home: Path, stage: str, job: Submitted) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imdm_dist.files import hash_json, publish_file, read_json, write_json
+from imdm_dist.files import hash_json, publish_file, read_record, write_json
 
 OVERRIDES = "overrides.json"
 ORDERS = "orders"
@@ -28,8 +28,9 @@ def remember(home: Path, overrides: Sequence[str]) -> None:
 
 
 def remembered(home: Path) -> list[str]:
-    """Those settings; none if the chain was never asked for."""
-    return list(read_json(home / OVERRIDES)) if (home / OVERRIDES).exists() else []
+    """Those settings; none if the chain was never asked for, or their record is not whole."""
+    found = read_record(home / OVERRIDES, list) or []
+    return found if all(isinstance(one, str) for one in found) else []
 
 
 def write_order(home: Path, chain: Path, stage: str, folders: Mapping[str, Path]) -> Path:

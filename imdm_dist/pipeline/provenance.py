@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.files import read_record
-from imdm_dist.pipeline.survey import MARK
+from imdm_dist.pipeline.survey import MARK, read_mark
 
 IMPORTED = "import.json"
 LONG = 60
@@ -24,14 +24,14 @@ def provenance(folder: Path | str) -> str:
         ValueError: the folder is not that of a whole stage.
     """
     folder = Path(folder)
-    if read_record(folder / MARK) is None:
+    if read_mark(folder) is None:
         raise ValueError(f"{folder} has no {MARK}: give the folder of a whole stage, such as tools/pipeline.py lists")
     return "\n".join(_history(folder, 0, {}))
 
 
 def _history(folder: Path, depth: int, told: Told) -> Iterator[str]:
     gap = "    " * depth
-    mark = read_record(folder / MARK)
+    mark = read_mark(folder)
     if mark is None:
         yield f"{gap}{folder.name}: its folder is gone, or its {MARK}"
         return
@@ -82,6 +82,6 @@ def _given(folder: Path, depth: int, told: Told) -> Iterator[str]:
         yield from _history(folder, depth, told)
     else:
         yield f"{gap}a run that was given: {folder.name}"
-        if about := read_record(folder / "config.json"):
+        if about := read_record(folder / "config.json", config=dict, provenance=dict, versions=dict):
             yield f"{gap}  provenance: {json.dumps(about['provenance'])}"
             yield f"{gap}  seed: {about['config']['train']['seed']}, versions: {json.dumps(about['versions'])}"

@@ -9,11 +9,10 @@ from pathlib import Path
 from imdm_dist.coupling.progress import progress
 from imdm_dist.launch import slurm
 from imdm_dist.pipeline.chain import Chain
-from imdm_dist.pipeline.in_hand import STALE_S, Hand, in_hand, noted_jobs, noted_log
+from imdm_dist.pipeline.in_hand import STALE_S, Hand, heartbeat_of, in_hand, noted_jobs, noted_log
 from imdm_dist.pipeline.jobs import Submitted, live_jobs, read_jobs, states
 from imdm_dist.pipeline.survey import Found, survey
 from imdm_dist.planning.text import duration
-from imdm_dist.training.heartbeat import read_heartbeat
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _progress(found: Found) -> tuple[str, str, str]:
     """How far a stage is, the time it will take, and what to say if it does not move."""
     if found.folder is None:
         return "", "", ""
-    if found.stage.kind == "train" and (beat := read_heartbeat(found.folder)) is not None:
+    if found.stage.kind == "train" and (beat := heartbeat_of(found.folder)) is not None:
         left = duration(beat.time_left) if beat.time_left is not None and beat.step < beat.last else ""
         silent = f"no heartbeat for {duration(beat.age)}" if beat.age > STALE_S and not beat.ended else ""
         loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"

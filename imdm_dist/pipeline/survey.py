@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from imdm_dist.cli import in_a_line
 from imdm_dist.data.prepare import NotPreparedError
-from imdm_dist.files import hash_json, read_record
+from imdm_dist.files import has_fields, hash_json, read_record
 from imdm_dist.pipeline.chain import Chain, Stage
 from imdm_dist.pipeline.identity import claimed_digest, given_state, result_digest, stage_identity
 
@@ -21,6 +21,14 @@ MARK = "stage.json"
 UNPREPARED = "without prepared data"
 State = Literal["whole", "half done", "damaged", "missing", "waiting"]
 """`waiting`: what it starts from, or its data, is not there yet, so that its folder has no name yet."""
+
+
+def read_mark(folder: Path) -> dict[str, Any] | None:
+    """What marks a whole stage; None where it is not."""
+    mark: dict[str, Any] | None = read_record(
+        folder / MARK, identity=dict, digest=str, inputs=dict, text=dict, versions=dict
+    )
+    return mark if mark and has_fields(mark["identity"], {"kind": str, "settings": dict}) else None
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def look(
     except ValueError as error:  # of its text or tokenizer
         return Found(stage, "waiting", in_a_line(error))
     folder = home / f"{stage.name}-{hash_json(identity)[:8]}"
-    mark = read_record(folder / MARK)
+    mark = read_mark(folder)
     if mark is None:
         started = folder.exists()
         why = "was cut off" if started else explain(identity, home, stage.name)
@@ -106,7 +114,7 @@ def explain(identity: dict[str, Any], home: Path, name: str) -> str:
     """Why a stage that is not there has to be made: what is new against the last time it was."""
     # A stage called NAME-x has folders that begin alike.
     marks = [path for path in home.glob(f"{name}-*/{MARK}") if path.parent.name.removeprefix(f"{name}-").isalnum()]
-    made = [mark for path in sorted(marks, key=lambda path: path.stat().st_mtime) if (mark := read_record(path))]
+    made = [mark for path in sorted(marks, key=lambda path: path.stat().st_mtime) if (mark := read_mark(path.parent))]
     if not made:
         return "was never made"
     last = made[-1]["identity"]

@@ -12,6 +12,7 @@ from imdm_dist.config import from_dict
 from imdm_dist.config.names import Weights
 from imdm_dist.config.schema import Config
 from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
+from imdm_dist.finite import check_finite
 from imdm_dist.model import DiT
 from imdm_dist.training.checkpoint_files import find_checkpoint
 
@@ -70,7 +71,7 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     """Load the model of a run folder (its newest whole checkpoint) or of one checkpoint folder.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is none, or it is damaged, or its training had diverged: a weight is not finite.
     """
     quantity = "ema" if weights == "ema" else "weights"
     checkpoint = find_checkpoint(Path(path), quantity)
@@ -81,6 +82,8 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(checkpoint.full(quantity, name))
+    remedy = "its training diverged; take an earlier checkpoint of it, or train it again"
+    check_finite(model.named_parameters(), str(checkpoint.path), remedy)
     return LoadedModel(
         model=model,
         config=config,

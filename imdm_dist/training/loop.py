@@ -135,7 +135,8 @@ def _train(
     objective = state.objective
     log = MetricsLog(folder, run.done, mirror, about) if topology.first else None
     flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)
-    meter = Meter(settings.global_batch, run.data.train.length, topology, flops, settings.max_skipped)
+    init = "" if run.done else config.inputs.init
+    meter = Meter(settings.global_batch, run.data.train.length, topology, flops, settings.max_skipped, init)
 
     def record(line: dict[str, Any]) -> None:
         if log is not None:
@@ -168,7 +169,7 @@ def _train(
             record(line)
             pulse.record(line["loss"], line["tokens_per_s"])
             bar.set_postfix_str(console(line))
-            meter.check()
+            meter.check(finished)
         valid_ppl = None
         if settings.valid_every and (done % settings.valid_every == 0 or finished):
             pulse.at("validating")

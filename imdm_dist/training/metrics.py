@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 
 from imdm_dist.device import peak_flops
-from imdm_dist.files import publish_file, read_record, write_json
+from imdm_dist.files import has_fields, publish_file, read_record, write_json
 from imdm_dist.objectives.flops import StepFlops
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.wandb_sync import Mode, go_offline, one_line
@@ -27,14 +27,14 @@ INIT_S = 30.0
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
-    """Lines of a run's metrics.jsonl; empty if there are none. A last line cut off by a kill is left out."""
+    """Lines of a run's metrics.jsonl; empty if there are none. Left out is what is no whole line, as after a kill."""
     path = Path(folder) / "metrics.jsonl"
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and has_fields(line, {"step": int}):
+                lines.append(line)
     return lines
 
 
@@ -54,14 +54,17 @@ class Meter:
         topology: losses are shares of the data-parallel ranks; they stay on the device until the interval ends.
         flops: operations of a step over all ranks, by part.
         max_skipped: steps in a row without a finite gradient, after which `check` raises.
+        init: what the first of these steps starts from, if it is the first of a run with inputs.init.
     """
 
-    def __init__(self, examples: int, length: int, topology: Topology, flops: StepFlops, max_skipped: int) -> None:
+    def __init__(
+        self, examples: int, length: int, topology: Topology, flops: StepFlops, max_skipped: int, init: str = ""
+    ) -> None:
         self.examples, self.length, self.topology, self.max_skipped = examples, length, topology, max_skipped
         self.flops, self._peak = flops, peak_flops(topology.device)
         self.save_stall = 0.0
         """Seconds that training waited for the last checkpoint; the next lap tells and forgets them."""
-        self._in_a_row, self._longest = 0, 0
+        self._in_a_row, self._longest, self._init, self._updated = 0, 0, init, False
         self._restart()
 
     def _restart(self) -> None:
@@ -120,19 +123,26 @@ class Meter:
         for is_good in finite:
             self._in_a_row = 0 if is_good else self._in_a_row + 1
             self._longest = max(self._longest, self._in_a_row)
+            self._updated |= is_good
         self._restart()
         return line
 
-    def check(self) -> None:
+    def check(self, finished: bool) -> None:
         """Look at what the last laps skipped.
 
+        Args:
+            finished: these were the last steps; a run must not end well without an update.
+
         Raises:
-            ValueError: too many steps in a row.
+            ValueError: too many steps in a row, or all there are.
         """
-        if self._longest >= self.max_skipped:
+        if self._longest >= self.max_skipped or finished and not self._updated:
+            remedy = "lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
+            if self._init and not self._updated:
+                remedy = f"not one was, so the model of inputs.init={self._init} is of no use here; give another"
             raise ValueError(
                 f"the gradients of {self._longest} steps in a row are not finite (metrics.jsonl lists them with their "
-                "examples): lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"
+                f"examples): {remedy}"
             )
 
 

@@ -18,9 +18,9 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from imdm_dist.checkpoint.format import newest_checkpoint
 from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, ModelConfig, TrainConfig
 from imdm_dist.parallel.environment import Place
-from imdm_dist.training.checkpoint_files import newest_checkpoint
 from tests.parity import bits_equal, curve
 
 LONGEST = 0.6

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from imdm_dist.checkpoint.format import newest_checkpoint
 from imdm_dist.config import (
     Config,
     CouplingConfig,
@@ -23,7 +24,6 @@ from imdm_dist.config import (
     TrainConfig,
 )
 from imdm_dist.parallel.environment import Place
-from imdm_dist.training.checkpoint_files import newest_checkpoint
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 
@@ -101,7 +101,7 @@ def config_of(home: Path, stage: str, split: Split, steps: int = STEPS, dropout:
 
 def prepare(home: Path, coupling: bool = True) -> None:
     """Text, a start whose every parameter is random (an odd vocabulary of 301), and a coupling if wanted."""
-    from imdm_dist.pipeline.rollouts import generate_coupling
+    from imdm_dist.chain.rollouts import generate_coupling
 
     words = "".join(f"line {i} has the words {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(300))
     (home / "text.txt").write_text(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from imdm_dist.config.model import MaskConfig, ModelConfig
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone, build_backbone
 
 
 def small_config(kind: str = "infinite", **changes) -> ModelConfig:
@@ -14,9 +14,9 @@ def small_config(kind: str = "infinite", **changes) -> ModelConfig:
     return ModelConfig(**(settings | changes), mask=MaskConfig(kind=kind, noise_dim=8, n_states=3))
 
 
-def small_model(kind: str = "infinite", vocab_size: int = 11, mask_id: int = 10, seed: int = 0, **changes) -> DiT:
+def small_model(kind: str = "infinite", vocab_size: int = 11, mask_id: int = 10, seed: int = 0, **changes) -> Backbone:
     """A model in eval mode whose every parameter is random."""
-    model = DiT(small_config(kind, **changes), vocab_size, mask_id).eval()
+    model = build_backbone(small_config(kind, **changes), vocab_size, mask_id).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

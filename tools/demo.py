@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of every run (default: 0)")
     parser.add_argument("--root", type=Path, default=Path("runs/demo"), help="folder of the runs (default: runs/demo)")
     arguments = parser.parse_args()
-    from imdm_dist.pipeline.demo import run_demo
+    from imdm_dist.paper.demo import run_demo
 
     configs = Path(__file__).resolve().parent.parent / "configs"
     report = run_demo(configs, arguments.root, arguments.seed)

@@ -75,16 +75,16 @@ def prompt_problems(prompts: str | None, config: Config) -> Iterator[str]:
 def main() -> None:
     arguments = parse()
     if arguments.status:
-        from imdm_dist.pipeline.status import progress_line
+        from imdm_dist.chain.status import progress_line
 
         print(progress_line(Path(arguments.status)))
         return
     heed_signals()
+    from imdm_dist.chain.preflight import coupling_problems
+    from imdm_dist.chain.rollouts import generate_coupling, worker_count
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.parallel.environment import place_of_this_process
-    from imdm_dist.pipeline.preflight import coupling_problems
-    from imdm_dist.pipeline.rollouts import generate_coupling, worker_count
     from imdm_dist.training.inputs import given_config
     from imdm_dist.training.loop import train
 

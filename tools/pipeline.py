@@ -65,16 +65,16 @@ def main() -> None:
     if arguments.command == "here" or getattr(arguments, "local", False):
         heed_signals()  # the other commands end at a signal, as any
     if arguments.command == "provenance":
-        from imdm_dist.pipeline.provenance import provenance
+        from imdm_dist.chain.provenance import provenance
 
         print(provenance(arguments.folder))
         return
-    from imdm_dist.pipeline.chain import load_chain, needed
+    from imdm_dist.chain.chain import load_chain, needed
 
     chain = load_chain(arguments.chain, arguments.overrides)
     if arguments.command == "status":
-        from imdm_dist.pipeline.order import remembered
-        from imdm_dist.pipeline.status import status, status_text
+        from imdm_dist.chain.remembered import remembered
+        from imdm_dist.chain.status import status, status_text
 
         last = remembered(arguments.root / chain.name)
         if last and not arguments.overrides:
@@ -82,19 +82,19 @@ def main() -> None:
             print(f"with the settings it was last run with: {' '.join(last)}", file=sys.stderr)
         print(status_text(status(chain, arguments.root)))
     elif arguments.command == "cancel":
-        from imdm_dist.pipeline.cluster import cancel_chain
+        from imdm_dist.chain.cluster import cancel_chain
 
         cancelled = cancel_chain(arguments.root / chain.name)
         print(f"cancelled {', '.join(map(str, cancelled))}" if cancelled else "no job of this chain is in the queue")
     elif arguments.command == "run" and not arguments.local:
-        from imdm_dist.pipeline.cluster import submit_chain
+        from imdm_dist.chain.cluster import submit_chain
 
         submit_chain(chain, arguments.root, arguments.dry_run)
     elif getattr(arguments, "dry_run", False):
         raise ValueError("--dry-run says what would be submitted: leave out --local, or take status")
     else:
-        from imdm_dist.pipeline.here import make_here
-        from imdm_dist.pipeline.runner import prepare_data
+        from imdm_dist.chain.here import make_here
+        from imdm_dist.chain.runner import prepare_data
 
         wanted = getattr(arguments, "stage", None)
         stages = needed(chain, wanted) if wanted else chain.stages

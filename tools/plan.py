@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, help="vocabulary size, mask included (default: from data.tokenizer)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_intermixed_args()
-    from imdm_dist.pipeline.plans import plan_stages, stages_json, stages_text
+    from imdm_dist.chain.plans import plan_stages, stages_json, stages_text
     from imdm_dist.planning.plan import Hardware
 
     default = {"cuda": 989.0, "cpu": 0.1}[arguments.device]

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="rollout processes, 1 or more (default: one a core or GPU)")
     parser.add_argument("overrides", nargs="*", default=[], metavar="[stage/]key.sub=value")
     arguments = parser.parse_intermixed_args()
-    from imdm_dist.pipeline import load_chain, run_chain
+    from imdm_dist.chain import load_chain, run_chain
 
     folders = run_chain(load_chain(arguments.chain, arguments.overrides), arguments.root, arguments.workers)
     for name, folder in folders.items():

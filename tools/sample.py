@@ -33,11 +33,11 @@ def main() -> None:
     parser.add_argument("--prompts", help="text file, one prompt a line, to be completed")
     parser.add_argument("--out", help="also write the samples, tokens included, to this .jsonl file")
     arguments = parser.parse_args()
+    from imdm_dist.checkpoint.model import load_model
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.device import default_device
     from imdm_dist.evaluation.sampling import draw_samples
     from imdm_dist.files import publish_file
-    from imdm_dist.training.checkpoint import load_model
 
     loaded = load_model(arguments.model, arguments.weights)
     model = loaded.model.to(default_device())

@@ -33,7 +33,7 @@ def main() -> None:
     path = arguments.settings[0] if arguments.settings and "=" not in arguments.settings[0] else None
     overrides = arguments.settings[0 if path is None else 1 :]
     if path is not None and "stages" in read_yaml(path):
-        from imdm_dist.pipeline.chain import chain_yaml, load_chain
+        from imdm_dist.chain.chain import chain_yaml, load_chain
 
         print(chain_yaml(load_chain(path, overrides)), end="")
     else:

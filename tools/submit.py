@@ -37,9 +37,9 @@ def main() -> None:
     given = {option.replace("-", "_"): getattr(arguments, option.replace("-", "_")) for option in OPTIONS}
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
     config = load_run(arguments.folder, arguments.config, [*options, *arguments.overrides])
+    from imdm_dist.chain.in_hand import check_idle
+    from imdm_dist.chain.preflight import check_folder, check_run
     from imdm_dist.launch.submit import DEFAULT_TIME, script, submit, submitted_before
-    from imdm_dist.pipeline.in_hand import check_idle
-    from imdm_dist.pipeline.preflight import check_folder, check_run
     from imdm_dist.planning.text import limit_text
 
     needed = check_run(config)

@@ -1,4 +1,4 @@
-"""The law of the sampler on the device, against the exact chain by enumeration (tests/test_sampler_law.py)."""
+"""The law of the sampler on the device, against the exact chain by enumeration as in tests/diffusion."""
 
 from __future__ import annotations
 

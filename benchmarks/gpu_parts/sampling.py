@@ -12,14 +12,14 @@ from benchmarks.gpu_parts.speed import VOCAB, settings
 from imdm_dist import draws
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.draws import Purpose
-from imdm_dist.model import DiT
+from imdm_dist.model import build_backbone
 
 
 def run(report: Report) -> None:
     """Sample unconditionally with an untrained model: what it says takes no less time than sense."""
     config = settings(report.quick)
     vocab = 301 if report.quick else VOCAB
-    model = DiT(config.model, vocab, vocab - 1).eval().to(report.device)
+    model = build_backbone(config.model, vocab, vocab - 1).eval().to(report.device)
     start_BL = torch.full((2 if report.quick else 16, config.data.length), model.mask_id)
     seed_B = draws.derive_seed(0, Purpose.SAMPLE, torch.arange(len(start_BL)))
     for precision in ("fp32", "autocast"):

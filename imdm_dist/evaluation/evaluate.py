@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from imdm_dist.checkpoint.model import load_model
 from imdm_dist.config.schema import Config
 from imdm_dist.data import Dataset
 from imdm_dist.device import default_device
@@ -22,7 +23,6 @@ from imdm_dist.files import check_name, publish_dir, write_json
 from imdm_dist.perplexity import show_perplexity
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
-from imdm_dist.training.checkpoint import load_model
 
 SAMPLES_SHOWN = 3
 _CONVENTIONS = (

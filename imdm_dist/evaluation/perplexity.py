@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 from imdm_dist.data import TokenFile
 from imdm_dist.evaluation.gen_ppl import as_rows, row_nll, scoring_batch
 from imdm_dist.evaluation.ngram import TrigramModel
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone
 from imdm_dist.objectives.validation import validation_figures, validation_sums
 from imdm_dist.perplexity import Perplexities, Perplexity
 
 
 def perplexities(
-    model: DiT | TrigramModel | PreTrainedModel,
+    model: Backbone | TrigramModel | PreTrainedModel,
     data: TokenFile,
     rows: int,
     draws_a_row: int = 1,
@@ -41,7 +41,7 @@ def perplexities(
     Raises:
         ValueError: the causal model does not know these ids or reads no rows of this length.
     """
-    if isinstance(model, DiT):
+    if isinstance(model, Backbone):
         return validation_figures(validation_sums(model, data, rows, draws_a_row, progress=progress), data)
     text, tokens_RL = data.text_positions, data.tokens[:rows]
     if isinstance(model, TrigramModel):

@@ -14,11 +14,11 @@ from imdm_dist.config.evaluation import EvaluationConfig
 from imdm_dist.config.require import require
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.draws import Purpose
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone
 
 
 def draw_samples(
-    model: DiT, config: EvaluationConfig, length: int, steps: int, seed: int, prompts_PL: Tensor | None = None
+    model: Backbone, config: EvaluationConfig, length: int, steps: int, seed: int, prompts_PL: Tensor | None = None
 ) -> Tensor:
     """Sequences [config.samples, L], int64; sample i is keyed by a child of `seed` and starts from prompt i mod P.
 

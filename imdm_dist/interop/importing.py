@@ -22,7 +22,7 @@ from imdm_dist.interop.report import Report
 from imdm_dist.interop.run_folder import Imported, write_run_folder
 from imdm_dist.interop.shape import deduce
 from imdm_dist.interop.source import Ema, Source, open_source
-from imdm_dist.model import DiT
+from imdm_dist.model import build_backbone
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
     config = build(Config, layers)
     tokenizer = _tokenizer(config, shape.vocab_size)
     with torch.device("meta"):
-        model = DiT(config.model, shape.vocab_size, tokenizer.mask_id)
+        model = build_backbone(config.model, shape.vocab_size, tokenizer.mask_id)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     names.check(shapes)
     weights = _sound({name: tensors[name] for name in shapes}, shapes, "the weights")

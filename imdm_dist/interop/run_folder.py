@@ -10,14 +10,14 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from imdm_dist.checkpoint.format import FORMAT, Piece, checkpoint_name, merge_indices, write_pieces
+from imdm_dist.checkpoint.model import TOKENIZER
 from imdm_dist.config import Config, to_dict
 from imdm_dist.data import Tokenizer
 from imdm_dist.files import hash_json, publish_dir, write_json
 from imdm_dist.interop.report import Report
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone
 from imdm_dist.provenance import versions
-from imdm_dist.training.checkpoint import TOKENIZER
-from imdm_dist.training.checkpoint_files import FORMAT, Piece, checkpoint_name, merge_indices, write_pieces
 
 REPORT = "import.json"
 """The account of the import, in the folder."""
@@ -28,7 +28,7 @@ class Imported:
     """A model that has been checked."""
 
     config: Config
-    model: DiT
+    model: Backbone
     """Without storage: its sizes count."""
     tokenizer: Tokenizer
     weights: Mapping[str, Tensor]

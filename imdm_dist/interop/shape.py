@@ -16,7 +16,7 @@ from torch import Tensor
 from imdm_dist.config.model import MODEL_SIZES
 from imdm_dist.config.require import require
 from imdm_dist.interop.source import Source
-from imdm_dist.model.backbone import Rotary
+from imdm_dist.model.dit.model import Rotary
 
 EMBEDDING = "vocab_embed.embedding"
 _CONDITION = "sigma_map.mlp.0.weight"

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from imdm_dist.diffusion.schedule import nelbo_weight
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.row_loss import sum_over_rows
 
 
-def nelbo(model: DiT, batch: MaskedBatch, chunk_rows: int) -> Tensor:
+def nelbo(model: Backbone, batch: MaskedBatch, chunk_rows: int) -> Tensor:
     """This micro-batch's share of the loss: sum over masked tokens of -log p / t, over `batch.total` tokens.
 
     Returns:
@@ -28,7 +28,7 @@ def nelbo(model: DiT, batch: MaskedBatch, chunk_rows: int) -> Tensor:
 
 
 @torch.no_grad()
-def nelbo_by_row(model: DiT, batch: MaskedBatch, chunk_rows: int, positions: int, text: slice) -> Tensor:
+def nelbo_by_row(model: Backbone, batch: MaskedBatch, chunk_rows: int, positions: int, text: slice) -> Tensor:
     """Each row's sum over masked tokens of -log p / t: over all of them, and over those at the positions `text`.
 
     Args:

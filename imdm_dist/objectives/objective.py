@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imdm_dist.config.names import Weights
 from imdm_dist.config.training import ObjectiveConfig
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.nelbo import nelbo
 from imdm_dist.objectives.sdtt import sdtt
@@ -23,7 +23,7 @@ StreamedTensors = Iterable[tuple[str, Tensor]]
 class Objective(Protocol):
     """What the loop calls, in this order: `loss` for each micro-batch of a step, then `end_step`."""
 
-    def loss(self, model: DiT, batch: MaskedBatch) -> Tensor:
+    def loss(self, model: Backbone, batch: MaskedBatch) -> Tensor:
         """Share of the loss of a micro-batch that lies on the host."""
         ...
 
@@ -50,7 +50,7 @@ class NelboObjective:
     def __init__(self, chunk_rows: int) -> None:
         self.chunk_rows = chunk_rows
 
-    def loss(self, model: DiT, batch: MaskedBatch) -> Tensor:
+    def loss(self, model: Backbone, batch: MaskedBatch) -> Tensor:
         """See `Objective`."""
         return nelbo(model, batch.to(model.device), self.chunk_rows)
 
@@ -76,7 +76,7 @@ class SdttObjective:
         teacher: a copy of the student before the first step, split as the student is; it is taken over.
     """
 
-    def __init__(self, config: ObjectiveConfig, teacher: DiT, chunk_rows: int) -> None:
+    def __init__(self, config: ObjectiveConfig, teacher: Backbone, chunk_rows: int) -> None:
         self.config, self.chunk_rows = config, chunk_rows
         self.teacher = teacher.eval().requires_grad_(False)
         self.round = 0
@@ -86,7 +86,7 @@ class SdttObjective:
         """The teacher's step in this round."""
         return 2.0**self.round / self.config.grid
 
-    def loss(self, model: DiT, batch: MaskedBatch) -> Tensor:
+    def loss(self, model: Backbone, batch: MaskedBatch) -> Tensor:
         """See `Objective`."""
         config = self.config
         return sdtt(model, self.teacher, batch, self.dt, config.divergence, config.noise_policy, self.chunk_rows)
@@ -120,7 +120,7 @@ class SdttObjective:
             parameters[name].copy_(tensor)
 
 
-def build_objective(config: ObjectiveConfig, teacher: DiT | None, chunk_rows: int) -> Objective:
+def build_objective(config: ObjectiveConfig, teacher: Backbone | None, chunk_rows: int) -> Objective:
     """The objective that `config` names; SDTT wants a teacher."""
     if config.kind != "sdtt":
         return NelboObjective(chunk_rows)

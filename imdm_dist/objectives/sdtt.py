@@ -24,7 +24,7 @@ from imdm_dist.device import send
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.diffusion.source import CounterSource, draw_tokens
 from imdm_dist.draws import Purpose
-from imdm_dist.model import DiT, MaskedRows
+from imdm_dist.model import Backbone, MaskedRows
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.row_loss import Divergence, divergence_sum, sum_over_rows
 
@@ -93,7 +93,9 @@ def plan_teacher(batch: MaskedBatch, dt: float, noise_policy: NoisePolicy) -> Te
 
 
 @torch.no_grad()
-def teacher_hidden(teacher: DiT, batch: MaskedBatch, plan: TeacherSteps, first_R: Tensor, second_R: Tensor) -> Tensor:
+def teacher_hidden(
+    teacher: Backbone, batch: MaskedBatch, plan: TeacherSteps, first_R: Tensor, second_R: Tensor
+) -> Tensor:
     """The teacher's hidden state that decides each masked row, [M, D].
 
     Args:
@@ -111,8 +113,8 @@ def teacher_hidden(teacher: DiT, batch: MaskedBatch, plan: TeacherSteps, first_R
 
 
 def sdtt(
-    student: DiT,
-    teacher: DiT,
+    student: Backbone,
+    teacher: Backbone,
     batch: MaskedBatch,
     dt: float,
     divergence: Divergence,

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from imdm_dist import draws
 from imdm_dist.data import TokenFile
 from imdm_dist.draws import Purpose
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import build_batch, draw_mask, strata, time_within
 from imdm_dist.objectives.nelbo import nelbo_by_row
 from imdm_dist.perplexity import Perplexities, Perplexity
@@ -35,7 +35,7 @@ _CHUNK_ROWS = 4096
 
 @torch.no_grad()
 def validation_sums(
-    model: DiT,
+    model: Backbone,
     data: TokenFile,
     rows: int,
     draws_a_row: int = 1,

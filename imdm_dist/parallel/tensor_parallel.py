@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imdm_dist.model import DiT
-from imdm_dist.model.backbone import EmbeddingLayer
+from imdm_dist.model import Backbone
+from imdm_dist.model.dit.model import EmbeddingLayer
 from imdm_dist.parallel.cuts import cut_of, share
+from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
 from imdm_dist.parallel.topology import Topology
-from imdm_dist.parallel.vocabulary import SplitVocabulary
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it says at length what it could do with other packages
@@ -50,7 +50,7 @@ class _Row(RowParallelLinear):
         return super().forward(x)[0]
 
 
-def split(model: DiT, topology: Topology) -> DiT:
+def split(model: Backbone, topology: Topology) -> Backbone:
     """Keep this rank's share of a model with full weights, in place."""
     config = ModelParallelConfig(
         tensor_model_parallel_size=topology.tp, use_cpu_initialization=True, perform_initialization=False
@@ -63,7 +63,7 @@ def split(model: DiT, topology: Topology) -> DiT:
         if cut is not None:
             kind = _Column if cut.dim == 0 else _Row
             model.set_submodule(name, _parallel_linear(kind, module, config, topology))
-    _split_embedding(model.vocab_embed, config, topology)
+    _split_embedding(cast(EmbeddingLayer, model.vocab_embed), config, topology)
     model.vocabulary = SplitVocabulary(model.vocabulary, topology)
     with torch.no_grad():
         for name, parameter in _named(model):
@@ -75,7 +75,7 @@ def split(model: DiT, topology: Topology) -> DiT:
     return model
 
 
-def _named(model: DiT) -> list[tuple[str, nn.Parameter]]:
+def _named(model: Backbone) -> list[tuple[str, nn.Parameter]]:
     return list(model.named_parameters())
 
 

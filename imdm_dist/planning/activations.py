@@ -1,6 +1,6 @@
-"""What forward keeps for backward, in bytes, tensor by tensor as `imdm_dist.model.backbone` makes them.
+"""What forward keeps for backward, in bytes, tensor by tensor as `imdm_dist.model.dit.model` makes them.
 
-The counts follow the code, not a fit: `tests/test_plan.py` compares them with the tensors that autograd saves.
+The counts follow the code, not a fit: `tests/planning/test_plan.py` compares them with the tensors that autograd saves.
 Tensors of a few numbers a row (statistics of norms, indices, angles) are left out, but for what attention keeps.
 
 Shape suffixes in comments: T tokens of a micro-batch, D hidden width, H heads, L length, M masked rows, V vocabulary.

@@ -23,7 +23,7 @@ from imdm_dist.cli import guarded
 from imdm_dist.config import Config, MaskConfig, ModelConfig, load_config
 from imdm_dist.data import Dataset, TokenFile
 from imdm_dist.device import steady_allocator
-from imdm_dist.model import DiT
+from imdm_dist.model import build_backbone
 from imdm_dist.objectives.examples import DataExamples, cut_batch
 from imdm_dist.parallel.topology import Topology, start
 from imdm_dist.training.loop import build
@@ -53,7 +53,7 @@ def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path
         eos_id=None,
         settings={},
     )
-    model = DiT(config.model, vocab_size, vocab_size - 1)
+    model = build_backbone(config.model, vocab_size, vocab_size - 1)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     examples = DataExamples(file, config.train.seed, cut, count_masked=config.objective.kind == "sdtt")
     data = Dataset(file, file, None)

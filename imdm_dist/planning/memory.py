@@ -15,7 +15,7 @@ from imdm_dist.objectives.batch import strata
 from imdm_dist.objectives.flops import run_steps
 from imdm_dist.planning.activations import FP32, Activations, Device, activations, widths
 from imdm_dist.planning.parameters import Parameters, count_parameters
-from imdm_dist.training.engine import BUCKET
+from imdm_dist.training.engine.deepspeed import BUCKET
 
 PHASES = ("forward", "loss", "last block", "first block", "reduce", "update")
 """End of forward; backward of the loss, of the last block and, as the last, of the first; reduction of gradients over

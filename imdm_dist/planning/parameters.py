@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from imdm_dist.config.model import ModelConfig
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.parallel.cuts import cut_of
 
 NOISE_MLP = "vocab_embed.imdm_mlp."
@@ -61,6 +61,6 @@ def count_parameters(model: ModelConfig, vocab_size: int, tensor_parallel: int =
 
 
 @functools.cache
-def _meta_model(model: ModelConfig, vocab_size: int) -> DiT:
+def _meta_model(model: ModelConfig, vocab_size: int) -> Backbone:
     with torch.device("meta"):
-        return DiT(model, vocab_size, vocab_size - 1)
+        return build_backbone(model, vocab_size, vocab_size - 1)

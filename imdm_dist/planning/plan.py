@@ -14,7 +14,7 @@ from imdm_dist.planning.activations import Device
 from imdm_dist.planning.memory import Memory, rank_memory
 from imdm_dist.planning.parameters import Parameters, count_parameters
 from imdm_dist.planning.remedy import Remedy, first_remedy
-from imdm_dist.planning.vocabulary import vocabulary_size
+from imdm_dist.planning.vocabulary_size import vocabulary_size
 
 USABLE = 0.95
 """Share of a GPU's memory that is counted on: torch's allocator cannot use the gaps between its blocks."""

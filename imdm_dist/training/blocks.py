@@ -8,17 +8,19 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from typing import cast
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from imdm_dist.config.training import EngineConfig
-from imdm_dist.model import DiT
-from imdm_dist.model.backbone import LayerNorm
+from imdm_dist.model import Backbone
+from imdm_dist.model.dit.model import LayerNorm
 from imdm_dist.training.apex import apex_layer_norm
 
 
-def prepare_blocks(model: DiT, config: EngineConfig) -> DiT:
+def prepare_blocks(model: Backbone, config: EngineConfig) -> Backbone:
     """Set the model up as `config` says, in place, on its device; names of modules and parameters stay.
 
     Raises:
@@ -29,7 +31,7 @@ def prepare_blocks(model: DiT, config: EngineConfig) -> DiT:
         for module in model.modules():
             if isinstance(module, LayerNorm):
                 module.normalise = normalise  # type: ignore[method-assign, assignment]
-    for block in model.blocks:
+    for block in cast(nn.ModuleList, model.blocks):
         if config.compile:
             block.compile()
         if config.recompute:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from imdm_dist.training.engine import Fragment, Fragments
+from imdm_dist.training.engine.deepspeed import Fragment, Fragments
 
 
 class Ema:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from imdm_dist.checkpoint.format import PATTERN, glance
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
@@ -17,9 +18,8 @@ from imdm_dist.config.schema import Config
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.data.prepare import NotPreparedError, prepare
 from imdm_dist.data.tokens import Tokens, tokens_of
-from imdm_dist.model import DiT
+from imdm_dist.model import build_backbone
 from imdm_dist.problems import refuse
-from imdm_dist.training.checkpoint_files import PATTERN, glance
 
 _PLACES = {"root", "train", "valid", "name", "text_field", "tokenizer", "cache"}
 """Settings of the section data that may differ where the rows are the same."""
@@ -91,7 +91,7 @@ def misfits(given: ModelRecord, config: Config, ours: Tokens) -> Iterator[str]:
 
 def _sizes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        dit = DiT(model, 3, 2)
+        dit = build_backbone(model, 3, 2)
     return {name: tuple(parameter.shape) for name, parameter in dit.named_parameters()}
 
 

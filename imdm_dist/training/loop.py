@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from imdm_dist.checkpoint.write import lost_without
 from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.device import steady_allocator
@@ -25,7 +26,7 @@ from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 from imdm_dist.training.blocks import prepare_blocks
 from imdm_dist.training.ema import Ema
-from imdm_dist.training.engine import Engine
+from imdm_dist.training.engine.deepspeed import Engine
 from imdm_dist.training.feed import Prefetched, seed_dropout
 from imdm_dist.training.folder import make_folder, only_writer, prepare_folder
 from imdm_dist.training.hang import HangWatch
@@ -33,7 +34,6 @@ from imdm_dist.training.heartbeat import Pulse, heartbeat
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.metrics import Meter, MetricsLog, console
 from imdm_dist.training.process import own_settings
-from imdm_dist.training.saver import lost_without
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState
 from imdm_dist.training.stop import StopRequest

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
+from imdm_dist.checkpoint.format import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
+from imdm_dist.checkpoint.model import initialise, load_model
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import Dataset, TokenFile, prepare
-from imdm_dist.model import DiT
+from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, cut_batch
 from imdm_dist.objectives.flops import run_steps
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.blocks import check_compile
-from imdm_dist.training.checkpoint import initialise, load_model
-from imdm_dist.training.checkpoint_files import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
 from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
 
 SHAPING_SETTINGS = ("train.global_batch", "train.seed", "engine.precision")
@@ -36,7 +36,7 @@ class Run:
     config: Config
     folder: Path
     data: Dataset
-    model: DiT
+    model: Backbone
     """On the host, with the weights of `inputs.init` or random ones."""
     cut: Cut
     examples: DataExamples | CouplingExamples
@@ -70,7 +70,7 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
     data = prepare(config.data)
     check_inputs(config)  # the tokenizer may be known only now
     torch.manual_seed(config.train.seed)
-    model = DiT(config.model, data.train.vocab_size, data.train.mask_id)
+    model = build_backbone(config.model, data.train.vocab_size, data.train.mask_id)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     tokenizer = data.tokenizer.fingerprint if data.tokenizer else None
     provenance: dict[str, Any] = {"data": data.train.fingerprint, "tokenizer": tokenizer}

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imdm_dist.checkpoint.format import Checkpoint, Piece
+from imdm_dist.checkpoint.write import Saver, owners, retire
 from imdm_dist.config import to_dict
 from imdm_dist.config.names import Weights
 from imdm_dist.objectives.objective import Objective
 from imdm_dist.parallel.cuts import cut_of, share
 from imdm_dist.provenance import versions
-from imdm_dist.training.checkpoint_files import Checkpoint, Piece
 from imdm_dist.training.ema import Ema
-from imdm_dist.training.engine import QUANTITIES, Engine, Fragments
-from imdm_dist.training.saver import Saver, owners, retire
+from imdm_dist.training.engine.deepspeed import QUANTITIES, Engine, Fragments
 from imdm_dist.training.setup import Run
 
 

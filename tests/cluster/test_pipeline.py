@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from imdm_dist.chain import load_chain
+from imdm_dist.chain.chain import Chain
+from imdm_dist.chain.cluster import cancel_chain, submit_chain
+from imdm_dist.chain.jobs import live_jobs, read_jobs
+from imdm_dist.chain.provenance import provenance
+from imdm_dist.chain.status import status, status_text
 from imdm_dist.launch import slurm
-from imdm_dist.pipeline import load_chain
-from imdm_dist.pipeline.chain import Chain
-from imdm_dist.pipeline.cluster import cancel_chain, submit_chain
-from imdm_dist.pipeline.jobs import live_jobs, read_jobs
-from imdm_dist.pipeline.provenance import provenance
-from imdm_dist.pipeline.status import status, status_text
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 

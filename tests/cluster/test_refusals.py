@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from imdm_dist.chain import load_chain, run_chain
+from imdm_dist.chain.chain import Chain
+from imdm_dist.chain.cluster import sbatch_options, submit_chain
+from imdm_dist.chain.preflight import check_run
 from imdm_dist.config import InputsConfig, to_yaml
 from imdm_dist.launch.submit import submit
-from imdm_dist.pipeline import load_chain, run_chain
-from imdm_dist.pipeline.chain import Chain
-from imdm_dist.pipeline.cluster import sbatch_options, submit_chain
-from imdm_dist.pipeline.preflight import check_run
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from imdm_dist.pipeline.chain import load_chain, needed
-from imdm_dist.pipeline.runner import make_stages
-from imdm_dist.pipeline.work import work
-from imdm_dist.training.checkpoint_files import find_checkpoint
+from imdm_dist.chain.chain import load_chain, needed
+from imdm_dist.chain.runner import make_stages
+from imdm_dist.chain.work import work
+from imdm_dist.checkpoint.format import find_checkpoint
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from imdm_dist.chain import load_chain
 from imdm_dist.config import to_yaml
-from imdm_dist.pipeline import load_chain
 from imdm_dist.training.metrics import read_metrics
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster

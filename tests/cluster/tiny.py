@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from imdm_dist.chain.cluster import sbatch_options
 from imdm_dist.config import ResourcesConfig
-from imdm_dist.pipeline.cluster import sbatch_options
 from tests.cluster.jobs import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -1,0 +1,32 @@
+"""A process of a stage: `python -m imdm_dist.chain.stage_process ORDER` does its part of what an order says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from imdm_dist.cli import guarded
+from imdm_dist.files import read_json
+from imdm_dist.signals import EXIT_STOPPED, heed_signals, leave_stopped
+
+
+def main() -> None:
+    """Do this process's part."""
+    heed_signals()
+    from imdm_dist.chain.chain import load_chain
+    from imdm_dist.chain.work import work
+    from imdm_dist.parallel.environment import place_of_this_process
+
+    order = read_json(sys.argv[1])
+    chain = load_chain(order["chain"])
+    try:
+        work(chain, chain.stage(order["stage"]), {name: Path(path) for name, path in order["folders"].items()})
+    except SystemExit as end:
+        # Workers of a coupling end each by itself, and nobody is killed for it.
+        if end.code == EXIT_STOPPED and chain.stage(order["stage"]).kind == "train":
+            leave_stopped(place_of_this_process().rank)
+        raise
+
+
+if __name__ == "__main__":
+    guarded(main)

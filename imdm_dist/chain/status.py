@@ -1,0 +1,137 @@
+"""A chain at a glance: what is whole, what runs and how far it is, what waits and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imdm_dist.chain.chain import Chain
+from imdm_dist.chain.in_hand import STALE_S, Hand, heartbeat_of, in_hand, noted_jobs, noted_log
+from imdm_dist.chain.jobs import Submitted, live_jobs, read_jobs, states
+from imdm_dist.chain.survey import Found, survey
+from imdm_dist.coupling.progress import progress
+from imdm_dist.launch import slurm
+from imdm_dist.planning.text import duration
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage in the table."""
+
+    stage: str
+    kind: str
+    state: str
+    progress: str
+    job: str
+    time_left: str
+    note: str
+
+
+def status(chain: Chain, root: Path) -> list[Row]:
+    """Look at every stage; nothing is changed. Files are believed, not read through.
+
+    Without SLURM's commands the columns of jobs stay empty.
+    """
+    home = root / chain.name
+    found = survey(chain, home, quick=True)
+    try:
+        queue, slurm_is_here = slurm.queue(), True
+    except ValueError:
+        queue, slurm_is_here = [], False
+    last = read_jobs(home) if slurm_is_here else {}
+    live = live_jobs(home, queue)
+    noted = noted_jobs(home)
+    hands: dict[str, Hand] = {}
+    for stage in chain.stages:
+        folder = found[stage.name].folder
+        if found[stage.name].state == "whole" or stage.kind == "given" or folder is None:
+            continue
+        if (hand := in_hand(folder, noted.get(folder.name, ()), queue)) is not None:
+            hands[stage.name] = hand
+        elif slurm_is_here and (job := noted_log(home, folder)[0]):
+            if stage.name not in last or last[stage.name].id < int(job):
+                last[stage.name] = Submitted(int(job), "")
+    scripts = {name: Submitted(hand.job, "") for name, hand in hands.items() if hand.job}
+    jobs = last | scripts | live
+    known = states(jobs, queue) if jobs else {}
+    return [
+        _row(found[stage.name], jobs.get(stage.name), known.get(stage.name, []), hands.get(stage.name), home)
+        for stage in chain.stages
+    ]
+
+
+def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job], hand: Hand | None, home: Path) -> Row:
+    stage = found.stage
+    state: str = found.state
+    note = found.why
+    how_far, left, silent = _progress(found)
+    words = {entry.state for entry in entries}
+    if found.state != "whole" and (entries or hand):
+        if "RUNNING" in words or "COMPLETING" in words:
+            state, note = "running", ", ".join(sorted({entry.nodes for entry in entries if entry.nodes}))
+            if silent:
+                note += f"; {silent}"
+        elif words & {"PENDING", "REQUEUED", "SUSPENDED"}:
+            reasons = {entry.reason for entry in entries if entry.state == "PENDING"}
+            state, note = "queued", ", ".join(sorted(reasons))
+        elif hand is not None:
+            state, note = "running", hand.where
+        elif words - {"COMPLETED"}:
+            assert job is not None
+            state = "cancelled" if words == {"CANCELLED"} else "failed"
+            note = f"job ended as {', '.join(sorted(words - {'COMPLETED'})).lower()}{_log_of(found, job, home)}"
+    return Row(
+        stage=stage.name,
+        kind=stage.kind,
+        state=state,
+        progress=how_far,
+        job=str(job.id) if job is not None and found.state != "whole" else "",
+        time_left=left if state == "running" else "",
+        note=note,
+    )
+
+
+def _log_of(found: Found, job: Submitted, home: Path) -> str:
+    """Where a job that has ended says why; a job that never began has no log."""
+    # An array has a log for each element.
+    logs = sorted(home.glob(f"logs/{found.stage.name}-{job.id}.log"))
+    logs += sorted(home.glob(f"logs/{found.stage.name}-{job.id}_*.log"))
+    if logs:
+        return f": see {logs[0] if len(logs) == 1 else home / 'logs' / f'{found.stage.name}-{job.id}_*.log'}"
+    if found.folder is not None:
+        noted, log = noted_log(home, found.folder)
+        if noted == str(job.id) and log:
+            return f": see {log}"
+    return " before it began"
+
+
+def _progress(found: Found) -> tuple[str, str, str]:
+    """How far a stage is, the time it will take, and what to say if it does not move."""
+    if found.folder is None:
+        return "", "", ""
+    if found.stage.kind == "train" and (beat := heartbeat_of(found.folder)) is not None:
+        left = duration(beat.time_left) if beat.time_left is not None and beat.step < beat.last else ""
+        silent = f"no heartbeat for {duration(beat.age)}" if beat.age > STALE_S and not beat.ended else ""
+        loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
+        return f"step {beat.step:,} of {beat.last:,}{loss}", left, silent
+    if found.stage.kind == "coupling" and (there := progress(found.folder)) is not None:
+        return there.text, duration(there.time_left) if there.time_left else "", ""
+    return "", "", ""
+
+
+def status_text(rows: Sequence[Row]) -> str:
+    """The rows as a table for a terminal."""
+    head = Row("stage", "kind", "state", "progress", "job", "time left", "why, or where")
+    cells = [list(vars(row).values()) for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def progress_line(folder: Path) -> str:
+    """How far a coupling is, in a line."""
+    there = progress(folder)
+    if there is None:
+        raise ValueError(f"{folder} holds no coupling: give the folder that tools/gen_coupling.py writes to")
+    return f"{there.text}; {duration(there.time_left)} left" if there.time_left else there.text

@@ -1,0 +1,129 @@
+"""Trained models, as later stages, sampling and evaluation take them out of checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imdm_dist.checkpoint.format import find_checkpoint
+from imdm_dist.config import from_dict
+from imdm_dist.config.names import Weights
+from imdm_dist.config.schema import Config
+from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
+from imdm_dist.finite import check_finite
+from imdm_dist.model import Backbone, build_backbone
+
+TOKENIZER = "tokenizer"
+"""Folder of the tokenizer in a run folder: a model is of no use without it."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model out of a checkpoint."""
+
+    model: Backbone
+    """In eval mode, on the host, float32."""
+    config: Config
+    """Configuration of the run that wrote it."""
+    digest: str
+    """SHA-256 of the file the weights came from."""
+    step: int
+    """Optimizer steps done."""
+    weights: Weights
+    """Whether these are EMA or raw weights."""
+    provenance: dict[str, Any]
+    """What the run was made from."""
+    length: int
+    """Tokens in a row it was trained on."""
+    folder: Path
+    """Run folder."""
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that is kept with the run; None for the synthetic language."""
+        if self.provenance["tokenizer"] is None:
+            return None
+        path = self.folder / TOKENIZER
+        if not path.is_dir():
+            raise ValueError(f"{path} is missing: copy the run folder whole, not a checkpoint alone")
+        found = load_tokenizer(str(path.resolve()))
+        if found.fingerprint != self.provenance["tokenizer"]:
+            raise ValueError(f"{path} is not the tokenizer this model was trained with: copy the run folder whole")
+        return found
+
+    def check_data(self, data: Dataset) -> None:
+        """Check that `data` has this model's tokens.
+
+        Raises:
+            ValueError: it was made with another tokenizer or has another length.
+        """
+        theirs = data.tokenizer.fingerprint if data.tokenizer else None
+        if (theirs, data.train.length) != (self.provenance["tokenizer"], self.length):
+            raise ValueError(
+                f"the model in {self.folder} was trained with another tokenizer or length than this data has: "
+                f"give the data.* settings of {self.folder / 'config.json'}, and the same text"
+            )
+
+
+def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
+    """Load the model of a run folder (its newest whole checkpoint) or of one checkpoint folder.
+
+    Raises:
+        ValueError: there is none, or it is damaged, or its training had diverged: a weight is not finite.
+    """
+    quantity = "ema" if weights == "ema" else "weights"
+    checkpoint = find_checkpoint(Path(path), quantity)
+    state = checkpoint.state
+    config = from_dict(Config, state["config"], where=str(checkpoint.path / "state.json"))
+    model = build_backbone(config.model, state["model"]["vocab_size"], state["model"]["mask_id"]).eval()
+    model.name = f"{checkpoint.path} ({weights} weights)"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(checkpoint.full(quantity, name))
+    remedy = "its training diverged; take an earlier checkpoint of it, or train it again"
+    check_finite(model.named_parameters(), str(checkpoint.path), remedy)
+    return LoadedModel(
+        model=model,
+        config=config,
+        digest=checkpoint.digest(quantity),
+        step=checkpoint.step,
+        weights=weights,
+        provenance=state["provenance"],
+        length=state["model"]["length"],
+        folder=checkpoint.path.parent,
+    )
+
+
+def initialise(model: Backbone, source: LoadedModel) -> None:
+    """Copy the weights of another run's model by name; a new mask embedding keeps its zero-output start.
+
+    Raises:
+        ValueError: the two models differ in vocabulary or size.
+    """
+    theirs, ours = source.model, model
+    for name in ("n_heads", "attention_soft_cap"):  # they shape no parameter
+        if getattr(theirs.config, name) != getattr(ours.config, name):
+            raise ValueError(
+                f"inputs.init has model.{name}={getattr(theirs.config, name)}, this model "
+                f"{getattr(ours.config, name)}: give both the same model.* settings"
+            )
+    if (theirs.vocab_size, theirs.mask_id) != (ours.vocab_size, ours.mask_id):
+        raise ValueError(
+            f"the model of inputs.init has vocabulary {theirs.vocab_size} (mask {theirs.mask_id}), the data's has "
+            f"{ours.vocab_size} (mask {ours.mask_id}): use the tokenizer it was trained with (data.tokenizer)"
+        )
+    weights = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if name in weights and weights[name].shape == parameter.shape:
+            parameter.data.copy_(weights[name].data)
+        elif ".imdm_mlp." not in name or name in weights:
+            shape = tuple(weights[name].shape) if name in weights else "nothing"
+            raise ValueError(
+                f"inputs.init has {shape} for {name}, this model needs {tuple(parameter.shape)}: "
+                "give both the same model.* settings"
+            )
+    lost = [name for name in weights if name not in dict(ours.named_parameters())]
+    if lost:
+        raise ValueError(f"inputs.init has {lost[0]}, which this model lacks: give both the same model.* settings")

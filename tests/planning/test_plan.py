@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_config
+from tests.small import small_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, ModelConfig, load_config

@@ -65,13 +65,13 @@ def generate_coupling(
     if config.coupling.kind == "perturbed":
         loaded.check_data(prepare(config.data))
     context = multiprocessing.get_context("spawn")
-    job = (config, str(teacher), str(folder), prompts_PL)
+    job = (config, str(teacher), str(folder), prompts_PL, workers)
     here = place_of_this_process()
-    helpers = [context.Process(target=_help, args=(*job, place), daemon=True) for place in range(1, workers)]
+    helpers = [context.Process(target=_help, args=(*job, number), daemon=True) for number in range(1, workers)]
     with interrupted(lambda: _kept(Path(folder), config.coupling.shards)):
         for helper in helpers:
             helper.start()
-        _work(*job, here.local_rank, shown=here.rank == 0)
+        _work(*job, 0, shown=here.rank == 0)
         for helper in helpers:
             helper.join()
             if helper.exitcode:
@@ -90,27 +90,30 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _help(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int) -> None:
+def _help(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, workers: int, number: int) -> None:
     """A worker beside the first one: it ends with its parent, however that ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; one line, the parent's, says so
-    guarded(lambda: _work(config, teacher, folder, prompts_PL, place))
+    guarded(lambda: _work(config, teacher, folder, prompts_PL, workers, number))
 
 
 def _work(
-    config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int, shown: bool = False
+    config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, workers: int, number: int, shown: bool = False
 ) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        _make(config, teacher, folder, prompts_PL, place, shown)
+        _make(config, teacher, folder, prompts_PL, workers, number, shown)
     finally:
         torch.set_num_threads(threads)
 
 
-def _make(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, place: int, shown: bool) -> None:
+def _make(
+    config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, workers: int, number: int, shown: bool
+) -> None:
+    here = place_of_this_process()
     loaded = load_model(teacher, config.coupling.weights)
-    model = loaded.model.to(default_device(place))
+    model = loaded.model.to(default_device(number or here.local_rank))
     data = prepare(config.data).train if config.coupling.kind == "perturbed" else None
     plan = make_plan(
         config.coupling,
@@ -128,4 +131,13 @@ def _make(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, 
         coupling = config.coupling
         return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B).tokens_BL
 
-    generate(folder, config.coupling, rollout=rollout, plan=plan, data=data, prompts_PL=prompts_PL, progress=shown)
+    generate(
+        folder,
+        config.coupling,
+        rollout=rollout,
+        plan=plan,
+        data=data,
+        prompts_PL=prompts_PL,
+        worker=(here.rank * workers + number, here.world * workers),
+        progress=shown,
+    )

@@ -1,7 +1,7 @@
-"""Make a coupling: claim missing shards, roll out, publish, until none is missing.
+"""Make a coupling: every worker claims missing shards, rolls out and publishes, until none is missing.
 
-Any number of workers on any machines may call `generate` on one folder at any time, be killed and
-start again. A shard is the unit of work; its bytes do not depend on who makes it or when.
+Any number of workers on any machines may call `generate` on one folder at any time, be killed and start again. A shard
+is the unit of work; making one is idempotent, as its bytes do not depend on who makes it or when.
 
 Shape suffixes: B batch, L length, P prompts.
 """
@@ -9,7 +9,6 @@ Shape suffixes: B batch, L length, P prompts.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imdm_dist.config.coupling import CouplingConfig
-from imdm_dist.coupling.claim import EXPIRY_S, Claim, Claims
+from imdm_dist.coupling.claim import EXPIRY_S, Claims
 from imdm_dist.coupling.manifest import (
     MANIFEST,
     check_plan,
@@ -31,7 +30,14 @@ from imdm_dist.coupling.manifest import (
     write_plan,
 )
 from imdm_dist.coupling.pairs import PairSource
-from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs, write_shard, wrong_tokens
+from imdm_dist.coupling.shard import (
+    present_pairs,
+    present_shards,
+    shard_name,
+    shard_pairs,
+    write_shard,
+    wrong_tokens,
+)
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.files import make_folder, remove_leftovers
 
@@ -47,6 +53,7 @@ def generate(
     plan: dict[str, Any],
     data: TokenFile | None = None,
     prompts_PL: Tensor | None = None,
+    worker: tuple[int, int] = (0, 1),
     progress: bool = False,
     expiry_s: float = EXPIRY_S,
 ) -> None:
@@ -57,8 +64,10 @@ def generate(
         plan: what `make_plan` returned for `config`.
         data: text for perturbed starts.
         prompts_PL: prompts, int64, with the mask id where to generate; they go with plain starts.
+        worker: number of this one, from 0, and how many there are. Each begins with shards of its own; if more are at
+            work, or not all of these, that costs time only.
         progress: show a progress bar of all workers' pairs on stderr.
-        expiry_s: seconds of silence after which another machine's worker counts as dead.
+        expiry_s: seconds without a renewal after which a claim of another machine's worker has lapsed.
 
     Raises:
         ValueError: the folder holds a coupling of other settings, a shard is damaged, or data or
@@ -74,8 +83,12 @@ def generate(
     try:
         make_folder(folder)
         _agree_on_plan(folder, plan, claims)
-        with _Bar(folder, config, progress) as bar:
-            _Job(folder, config, source, plan["vocab_size"], rollout, claims, bar).run()
+        there = present_pairs(folder, config.shards, config.pairs)
+        # smoothing=0: the mean rate of the run, for shards of other workers arrive in lumps.
+        shown = {"unit": "pair", "desc": "coupling", "smoothing": 0, "disable": not progress}
+        with tqdm(total=config.pairs, initial=there, **shown) as bar:
+            job = _Job(folder, config, source, plan["vocab_size"], rollout, claims, bar)
+            job.run(shard_order(config.shards, *worker))
         _finish(folder, plan, claims)
     finally:
         claims.remove_folder()
@@ -111,32 +124,11 @@ def _agree_on_plan(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
     check_plan(folder, plan)
 
 
-class _Bar:
-    """Pairs that are there, made by whatever worker, with pairs/s and time left."""
-
-    def __init__(self, folder: Path, config: CouplingConfig, shown: bool) -> None:
-        self._folder = folder
-        self._config = config
-        # smoothing=0: the mean rate of the run, for shards of other workers arrive in lumps.
-        self._bar = tqdm(
-            total=config.pairs, initial=self._there(), unit="pair", desc="coupling", smoothing=0, disable=not shown
-        )
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def _there(self) -> int:
-        there = present_shards(self._folder, self._config.shards)
-        return sum(len(shard_pairs(shard, self._config.shards, self._config.pairs)) for shard in there)
-
-    def show(self, in_hand: int = 0, note: str = "") -> None:
-        """Show the pairs in finished shards and `in_hand` more of our own."""
-        if not self._bar.disable:
-            self._bar.update(self._there() + in_hand - self._bar.n)
-            self._bar.set_postfix_str(note, refresh=bool(note))
+def shard_order(shards: int, worker: int, workers: int) -> list[int]:
+    """In which order a worker wants the shards: first its own, which are every `workers`-th one, then work stealing:
+    those of the others, from the end on, where they come last."""
+    own = range(worker, shards, workers)
+    return [*own, *(shard for shard in reversed(range(shards)) if shard not in own)]
 
 
 @dataclass(frozen=True)
@@ -149,22 +141,25 @@ class _Job:
     vocab_size: int
     rollout: Rollout
     claims: Claims
-    bar: _Bar
+    bar: tqdm
 
-    def run(self) -> None:
+    def run(self, order: list[int]) -> None:
         """Make shards until none is missing."""
-        # Each worker goes round the shards from its own place, so that they seldom want the same one.
-        shards = self.config.shards
-        first = uuid.uuid4().int % shards
         while True:
-            present = present_shards(self.folder, shards)
-            missing = [shard for shard in [*range(first, shards), *range(first)] if shard not in present]
+            there = present_shards(self.folder, self.config.shards)
+            missing = [shard for shard in order if shard not in there]
             if not missing:
-                self.bar.show()
+                self._show()
                 return
             if not self._make_one_of(missing):
-                self.bar.show(note=f"waiting for {len(missing)} shards of other workers")
+                self._show(note=f"waiting for {len(missing)} shards of other workers")
                 time.sleep(self.claims.poll_s)
+
+    def _show(self, in_hand: int = 0, note: str = "") -> None:
+        """Show the pairs in finished shards, whoever made them, and `in_hand` more of our own."""
+        if not self.bar.disable:
+            self.bar.update(present_pairs(self.folder, self.config.shards, self.config.pairs) + in_hand - self.bar.n)
+            self.bar.set_postfix_str(note, refresh=bool(note))
 
     def _make_one_of(self, missing: list[int]) -> bool:
         """Make the first of the missing shards that can be claimed; False if others work on all of them."""
@@ -172,23 +167,20 @@ class _Job:
             claim = self.claims.acquire(Path(shard_name(shard)).stem)
             if claim is not None:
                 with claim:
-                    self._make(shard, claim)
+                    self._make(shard)
                 return True
         return False
 
-    def _make(self, shard: int, claim: Claim) -> None:
+    def _make(self, shard: int) -> None:
         path = self.folder / shard_name(shard)
         if path.exists():
-            return  # Finished by another worker between our look and our claim.
-        for leftover in self.folder.glob(f".{path.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
+            return  # finished by another worker between our look and our claim
         # A manifest that lists a shard which somebody has deleted is no longer true.
         (self.folder / MANIFEST).unlink(missing_ok=True)
 
-        numbers = shard_pairs(shard, self.config.shards, self.config.pairs)
-        starts = self.source.starts(numbers)
+        starts = self.source.starts(shard_pairs(shard, self.config.shards, self.config.pairs))
         results = []
-        for first in range(0, len(numbers), self.config.batch):
+        for first in range(0, len(starts.start_BL), self.config.batch):
             batch = slice(first, first + self.config.batch)
             start_BL = starts.start_BL[batch]
             result_BL = self.rollout(start_BL, starts.seed_B[batch], starts.time_B[batch])
@@ -196,14 +188,12 @@ class _Job:
             if wrong := wrong_tokens(start_BL, result_BL, self.vocab_size, self.source.mask_id):
                 raise ValueError(f"{path.name} is not written ({wrong}): the teacher's rollouts are no text of its own")
             results.append(result_BL)
-            self.bar.show(in_hand=min(first + self.config.batch, len(numbers)))
-        if path.exists():
-            return  # Our claim expired while this process was suspended, and its next owner was quicker.
+            self._show(in_hand=first + len(start_BL))
         try:
-            write_shard(path, starts, torch.cat(results))
+            if not path.exists():  # else our claim lapsed while this process was suspended, and its next owner is done
+                write_shard(path, starts, torch.cat(results))
         except FileNotFoundError:
-            # The next owner of an expired claim takes our unfinished file for a leftover.
-            if claim.held():
+            if not path.exists():  # else whoever finished took our unfinished file for a leftover
                 raise
 
 

@@ -55,6 +55,11 @@ def present_shards(folder: Path, shards: int) -> set[int]:
     return {shard for shard in range(shards) if shard_name(shard) in names}
 
 
+def present_pairs(folder: Path, shards: int, pairs: int) -> int:
+    """How many pairs are in these shards."""
+    return sum(len(shard_pairs(shard, shards, pairs)) for shard in present_shards(folder, shards))
+
+
 def schema(length: int) -> pa.Schema:
     """Columns of a shard with sequences of `length` tokens."""
     tokens = pa.list_(pa.field("item", pa.int32(), nullable=False), length)

@@ -8,6 +8,7 @@ srun --kill-on-bad-exit) ends the others.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -34,7 +35,7 @@ EXIT_HUNG = 70
 INTERVAL = 1.0
 """Seconds between two looks."""
 _KEY = "imdm_dist/failed"
-_HUNG = "no step ends any more"
+_HUNG = "imdm_dist/hung"
 T = TypeVar("T")
 
 
@@ -59,11 +60,9 @@ class Watch:
                 message = f"{EXIT_FAILED} the rank that keeps the store of this launch is gone"
             if self._stop.is_set():
                 return
-            if message == _HUNG:
-                if self.on_hang is not None:
-                    self.on_hang()
-                os._exit(EXIT_HUNG)
             code, _, what = message.partition(" ")
+            if int(code) == EXIT_HUNG and self.on_hang is not None:
+                self.on_hang()
             print(f"error: {what}", file=sys.stderr, flush=True)
             os._exit(int(code))
 
@@ -77,10 +76,21 @@ class Watch:
         except Exception:  # the store has gone: the others know already
             return
 
-    def tell_hung(self) -> None:
-        """Have every rank call `on_hang`; from now on this one does not look out any more."""
+    def tell_hung(self, place: tuple[Any, ...]) -> bool:
+        """Say that no step ends any more and where this rank is (for JSON); every rank has `on_hang` called then.
+
+        Returns:
+            whether this rank is the first to say so.
+        """
         self._stop.set()
-        threading.Thread(target=self.store.set, args=(_KEY, _HUNG), daemon=True).start()  # the store may be frozen
+        self.store.set(f"{_HUNG}/{self.topology.rank}", json.dumps(place))
+        ours = f"{EXIT_HUNG} no step ends any more, as rank {self.topology.rank} found"
+        return bool(self.store.compare_set(_KEY, "", ours).decode() == ours)
+
+    def hung_places(self) -> dict[int, Any]:
+        """What `tell_hung` was given, by rank, as far as they have called it."""
+        keys = {rank: f"{_HUNG}/{rank}" for rank in range(self.topology.world)}
+        return {rank: tuple(json.loads(self.store.get(key))) for rank, key in keys.items() if self.store.check([key])}
 
     def close(self) -> None:
         """End the thread."""

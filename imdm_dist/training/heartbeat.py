@@ -30,7 +30,7 @@ RECENT = 50
 Part = Literal["starting", "data", "gradients", "update", "record", "validating", "saving", "closing"]
 """What the loop is at, in the order of a step."""
 PARTS: tuple[Part, ...] = get_args(Part)
-End = Literal["finished", "stopped", "failed"]
+End = Literal["finished", "stopped", "failed", "hung"]
 
 
 class Pulse:
@@ -55,12 +55,10 @@ class Pulse:
         self.tokens_per_s: float | None = None
         self.end: End | None = None
         """How it ended, once it has."""
-        self.hung = False
-        """Set by whoever found that the loop makes no steps any more; then it may not go on."""
         self._ends: deque[float] = deque(maxlen=RECENT + 1)
 
     def at(self, part: Part) -> None:
-        """Mark that the next part of a step begins. Where a hang was found nothing begins any more."""
+        """Mark that the next part of a step begins."""
         self._mark((self.place[0], part))
 
     def end_step(self, done: int) -> None:
@@ -72,9 +70,6 @@ class Pulse:
     def _mark(self, place: tuple[int, Part]) -> None:
         self.place = place
         self.signs += 1
-        # After the mark: whoever sets this and then reads the place knows what the loop will not begin any more.
-        if self.hung:
-            threading.Event().wait()
 
     @property
     def trained(self) -> int:
@@ -126,7 +121,7 @@ class Heartbeat:
     @property
     def ended(self) -> bool:
         """Whether the process said that it ends. One that was killed could not: it beats no more."""
-        return self.state in ("hung", *get_args(End))
+        return self.state in get_args(End)
 
     @property
     def time_left(self) -> float | None:
@@ -154,7 +149,7 @@ def write_heartbeat(pulse: Pulse, folder: Path, world: int) -> None:
     beat = Heartbeat(
         step=done,
         last=pulse.last,
-        state="hung" if pulse.hung else pulse.end or doing,
+        state=pulse.end or doing,
         time=time.time(),
         seconds_per_step=pulse.seconds_per_step(),
         loss=pulse.loss,

@@ -131,7 +131,6 @@ def _train(
         prepare_folder(run, about)
     topology.barrier()
     engine, state = build(run, topology)
-    hang.state = state
     objective = state.objective
     log = MetricsLog(folder, run.done, mirror, about) if topology.first else None
     flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +19,8 @@ from imdm_dist.parallel import failure
 from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
-from tests.ranks import free_port
+from tests.forked import Launch
 
-ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = [
-    "model.size=custom", "model.hidden_dim=32", "model.n_blocks=1", "model.n_heads=2", "data.source=synthetic",
-    "train.global_batch=8", "train.log_every=1", "train.save_every=1000000",
-]  # fmt: skip
 FAULTY = """
 import sys
 from imdm_dist.training.ema import Ema
@@ -38,45 +30,12 @@ def faulty(self, weights, done):
         raise RuntimeError("boom")
     update(self, weights, done)
 Ema.update = faulty
-sys.argv = ["train.py", *sys.argv[1:]]
-import runpy
-runpy.run_path("tools/train.py", run_name="__main__")
 """
 
 
-class Launch:
-    """Two processes of tools/train.py, joined as torchrun would join them."""
-
-    def __init__(self, folder: Path, cache: Path, *settings: str, faulty: tuple[int, ...] = ()) -> None:
-        port = free_port()
-        self.processes = []
-        for rank in range(2):
-            program = ["-c", FAULTY] if rank in faulty else ["tools/train.py"]
-            environment = os.environ | {
-                "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
-            }  # fmt: skip
-            command = [sys.executable, *program, str(folder), *SETTINGS, f"data.cache={cache}", *settings]
-            self.processes.append(
-                subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-            )
-
-    def end(self, timeout: float = 120.0) -> tuple[list[int], list[str]]:
-        """Exit codes and what was printed, by rank."""
-        try:
-            errors = [process.communicate(timeout=timeout)[1] for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        return [process.returncode for process in self.processes], errors
-
-
-def wait_for_step(folder: Path, step: int, launch: Launch) -> None:
-    """Wait until a run has logged a step."""
-    until = time.monotonic() + 120
-    while not any(line["step"] >= step for line in read_metrics(folder)):
-        assert time.monotonic() < until and launch.processes[0].poll() is None, launch.end(1)
-        time.sleep(0.02)
+def launch(folder: Path, cache: Path, *settings: str, patches: dict[int, str] | None = None) -> Launch:
+    """Two ranks that save at the end alone."""
+    return Launch(folder, cache, "train.save_every=1000000", *settings, patches=patches)
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +45,10 @@ def cache(tmp_path_factory):
 
 def test_a_signal_to_any_rank_saves_and_stops_all_and_the_run_goes_on_as_if_nothing_had_been(tmp_path, cache):
     stopped = tmp_path / "stopped"
-    launch = Launch(stopped, cache, "train.steps=100000", "engine.zero_stage=2")
-    wait_for_step(stopped, 5, launch)
-    launch.processes[1].send_signal(signal.SIGUSR1)
-    codes, errors = launch.end()
+    started = launch(stopped, cache, "train.steps=100000", "engine.zero_stage=2")
+    started.wait_for_step(stopped, 5)
+    started.signal(1, signal.SIGUSR1)
+    codes, errors = started.end()
     assert codes == [EXIT_STOPPED, EXIT_STOPPED], errors
     assert "(a signal to another rank): run the same command to go on" in errors[0]
     found = newest_checkpoint(stopped)
@@ -111,7 +70,7 @@ def test_a_signal_to_any_rank_saves_and_stops_all_and_the_run_goes_on_as_if_noth
 
 def test_a_failing_rank_ends_all_soon_and_its_error_is_shown(tmp_path, cache):
     started = time.monotonic()
-    codes, errors = Launch(tmp_path / "run", cache, "train.steps=100000", faulty=(1,)).end()
+    codes, errors = launch(tmp_path / "run", cache, "train.steps=100000", patches={1: FAULTY}).end()
     assert time.monotonic() - started < 110
     assert 0 not in codes
     assert "rank 1 failed: RuntimeError: boom (<string>:7)" in errors[0]
@@ -137,22 +96,23 @@ def test_all_ranks_end_with_the_code_of_the_error(monkeypatch, capfd, error, cod
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_vanishes_ends_the_other(tmp_path, cache, victim):
-    launch = Launch(tmp_path / "run", cache, "train.steps=100000")
-    wait_for_step(tmp_path / "run", 3, launch)
-    launch.processes[victim].kill()
+    ranks = launch(tmp_path / "run", cache, "train.steps=100000")
+    ranks.wait_for_step(tmp_path / "run", 3)
+    ranks.processes[victim].kill()
     started = time.monotonic()
-    codes, _ = launch.end(60)
+    codes, _ = ranks.end(60)
     assert time.monotonic() - started < 60
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] > 0
 
 
 def test_what_the_user_got_wrong_is_said_once(tmp_path, cache):
+    lingers = dict.fromkeys((0, 1), "from imdm_dist.parallel import topology\ntopology.LINGER = 1.0")
     for settings, message in (
         (["train.steps=0"], "error: train.steps is 0"),
         (["engine.tensor_parallel=4"], "error: engine.tensor_parallel=4 must divide both the 2 ranks"),
         (["train.global_batch=7", "train.steps=1"], "error: train.global_batch=7 is no multiple of the 2"),
     ):
-        codes, errors = Launch(tmp_path / "run", cache, *settings).end()
+        codes, errors = launch(tmp_path / "run", cache, *settings, patches=lingers).end()
         assert codes == [2, 2]
         assert errors[0].splitlines()[-1].startswith(message)
         assert "error:" not in errors[1]

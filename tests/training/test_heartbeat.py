@@ -93,7 +93,7 @@ def test_age_and_time_left(tmp_path, monkeypatch):
     assert beat.age == 42.0
     monkeypatch.setattr(module.time, "time", lambda: beat.time - 42.0)  # a host whose clock is behind
     assert beat.age == 0.0
-    pulse.hung = True
+    pulse.end = "hung"
     write_heartbeat(pulse, tmp_path, 4)
     assert read_heartbeat(tmp_path).state == "hung"
 

@@ -1,8 +1,10 @@
 """Weights & Biases, which mirrors runs: whether its server takes one now, and what is sent later by `wandb sync`.
 
-Every start of a training run leaves a segment in its folder, `wandb/offline-run-TIME-ID`; all have the run's one id, so
-that its server puts them together, in the order in which they are sent. What has been sent has a file `*.wandb.synced`
-beside it. That file counts, since `wandb sync` exits with 0 also where it failed.
+Every start of a training run leaves a part in its folder, `wandb/offline-run-TIME-ID`. All have the run's one id, by
+which W&B's own command puts them together: it sends the parts of a run in the order of their start, each once, and
+stops at one that fails. Three things it does not do, so they are done here. It looks for runs one folder deep. One part that
+cannot be read, such as one whose process was killed before its first line, keeps it from sending any. And it takes the
+part that a living run still writes for a failed one that is finished, and marks it as sent.
 """
 
 from __future__ import annotations
@@ -12,8 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,70 +24,52 @@ COMMAND = (sys.executable, "-m", "wandb")
 PATIENCE = 10.0
 """Seconds that a server may take to answer; `wandb sync` itself would ask for ever."""
 EMPTY_BYTES = 7
-"""A segment of this size is the file's header: its process was killed before it wrote a line."""
+"""A part of this size is the file's header."""
 ALIVE_S = 300.0
 """Seconds since its last heartbeat within which a run that did not say it ends is taken to go on."""
-
-
 Mode = Literal["off", "offline", "online"]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What became of a run's segments."""
-
-    run: Path
-    sent: int
-    left: int
-    """Still to be sent."""
-    cause: str = ""
-    """Of a failure."""
-
-
 def unsynced(folders: Sequence[Path]) -> dict[Path, list[Path]]:
-    """Segments (`.wandb` files) to be sent, oldest first, by run folder.
-
-    The newest segment of a run that goes on is left out: what came later would not be sent any more.
+    """Parts (`.wandb` files) that can be sent and were not, oldest first, by run folder.
 
     Raises:
         ValueError: a folder does not exist.
     """
-    found: dict[Path, list[Path]] = defaultdict(list)
+    found: dict[Path, set[Path]] = defaultdict(set)
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder: name run folders, or folders that hold them")
-        inside = [folder] if folder.name.startswith("offline-run-") else folder.rglob("offline-run-*")
-        for file in {file.resolve() for path in inside for file in path.glob("*.wandb")}:
-            found[file.parents[2]].append(file)
-    segments = {}
+        for file in folder.rglob("*.wandb"):
+            if file.parent.name.startswith("offline-run-"):
+                found[file.resolve().parents[2]].add(file.resolve())
+    parts = {}
     for run, files in sorted(found.items()):
-        ordered = sorted(set(files))
+        ordered = sorted(files)
         beat = read_heartbeat(run)
         if beat is not None and not beat.ended and beat.age < ALIVE_S:
             ordered.pop()
-        todo = [file for file in ordered if not _synced(file).exists() and file.stat().st_size > EMPTY_BYTES]
-        if todo:
-            segments[run] = todo
-    return segments
+        if todo := [file for file in ordered if not _synced(file) and file.stat().st_size > EMPTY_BYTES]:
+            parts[run] = todo
+    return parts
 
 
-def sync(segments: dict[Path, list[Path]]) -> Iterator[Report]:
-    """Send segments, run by run; one that fails leaves the later ones of its run for the next time.
+def sync(parts: dict[Path, list[Path]], dry_run: bool = False) -> bool:
+    """Have `wandb sync` send parts, or say what it would send, run by run; whether all came through.
 
     Raises:
         ValueError: the package or the server cannot be reached.
     """
-    if segments:
+    if parts and not dry_run:
         check_server()
-    for run, files in segments.items():
-        sent, cause = 0, ""
-        for file in files:
-            done = subprocess.run([*COMMAND, "sync", str(file.parent)], capture_output=True, text=True, check=False)
-            if not _synced(file).exists():
-                cause = f"{file.parent.name}: {_cause(done.stdout + done.stderr)}"
-                break
-            sent += 1
-        yield Report(run, sent, len(files) - sent, cause)
+    for files in parts.values():
+        subprocess.run([*COMMAND, "sync", *["--dry-run"] * dry_run, *map(str, files)], check=False)
+    # It exits with 0 also where it failed.
+    return dry_run or all(_synced(file) for files in parts.values() for file in files)
+
+
+def _synced(file: Path) -> bool:
+    return file.with_name(f"{file.name}.synced").exists()
 
 
 def check_server() -> None:
@@ -150,13 +133,3 @@ def go_offline(cause: str) -> Mode:
 def one_line(error: Exception) -> str:
     """What the library has to say of an error."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _synced(file: Path) -> Path:
-    return file.with_name(f"{file.name}.synced")
-
-
-def _cause(output: str) -> str:
-    lines = [line.removeprefix("wandb: ") for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.lower().startswith("error") and "error logs at" not in line]
-    return (errors or lines or ["it said nothing"])[-1]

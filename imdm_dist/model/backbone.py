@@ -37,6 +37,8 @@ class Backbone(nn.Module, ABC):
         mask_id: the mask's row: V - 1 for GPT-2, 103 for BERT.
     """
 
+    Config: type[ModelConfig]
+    """Its settings: a frozen dataclass whose `family` is the family's name."""
     cuts: Mapping[str, Cut] = {}
     """How tensor parallel divides parameters, by a regular expression of their names; the others are whole on every
     rank. A `Cut(0)` of a linear layer divides its outputs, a `Cut(1)` its inputs; tables and head are cut by rows."""

@@ -18,11 +18,11 @@ from imdm_dist.config import (
     EngineConfig,
     InputsConfig,
     MaskConfig,
-    ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
 )
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.environment import Place
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
@@ -71,7 +71,7 @@ def config_of(home: Path, stage: str, split: Split, steps: int = STEPS, dropout:
     kind = {"teacher": "nelbo", "sdtt": "sdtt", "redi": "redi"}[stage]
     return Config(
         inputs=InputsConfig(init=str(home / "start"), init_weights="raw", coupling=str(home / "coupling")),
-        model=ModelConfig(
+        model=DitConfig(
             size="custom",
             hidden_dim=32,
             n_blocks=2,

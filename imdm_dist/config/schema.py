@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.evaluation import EvaluationConfig, EvaluatorConfig
-from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.names import Weights
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from imdm_dist.model.dit.settings import DitConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Config:
 
     inputs: InputsConfig = field(default_factory=InputsConfig)
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: DitConfig = field(default_factory=DitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

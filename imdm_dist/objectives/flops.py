@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.schema import Config
 from imdm_dist.diffusion.schedule import EPSILON
+from imdm_dist.registry import MASKS
 
 MASKED = (1 - EPSILON) * (1 + EPSILON) / 2
 """Mean share of positions that are masked when t is uniform on [EPSILON, 1]."""
 
 
-def forward_per_token(model: ModelConfig, length: int) -> float:
+def forward_per_token(model: Any, length: int) -> float:
     """Forward operations of the blocks for one token: products with weights and attention to `length` positions."""
     dim = model.hidden_dim
     return model.n_blocks * (24.0 * dim**2 + 4.0 * dim * length)
 
 
-def forward_per_row(model: ModelConfig, vocab_size: int) -> float:
+def forward_per_row(model: Any, vocab_size: int) -> float:
     """Forward operations of the head for one row."""
     return 2.0 * model.hidden_dim * vocab_size
 
 
-def forward_per_mask(model: ModelConfig) -> tuple[float, float]:
+def forward_per_mask(model: Any) -> tuple[float, float]:
     """Forward operations of the two layers of the noise MLP for one masked position; 0 without one."""
-    if model.mask.kind != "infinite":
-        return 0.0, 0.0
-    return 8.0 * model.hidden_dim * model.mask.noise_dim, 8.0 * model.hidden_dim**2
+    first, second = MASKS.get(model.mask.kind).operations(model.mask, model.hidden_dim)
+    return first, second
 
 
 def flops_per_token(model: ModelConfig, vocab_size: int, length: int) -> tuple[float, float]:

@@ -9,10 +9,7 @@ import functools
 from dataclasses import dataclass
 
 from imdm_dist.config.model import ModelConfig
-from imdm_dist.model.fake import meta_backbone
-from imdm_dist.parallel.cuts import cut_of
-
-NOISE_MLP = "vocab_embed.imdm_mlp."
+from imdm_dist.model import sketch
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,12 @@ class Parameters:
 @functools.cache
 def count_parameters(model: ModelConfig, vocab_size: int, tensor_parallel: int = 1) -> Parameters:
     """Count the parameters of a model, and those of one of `tensor_parallel` ranks."""
+    backbone = sketch(model, vocab_size)
     whole = {True: 0, False: 0}
     rank = largest = 0
-    for name, parameter in meta_backbone(model, vocab_size).named_parameters():
-        whole[name.startswith(NOISE_MLP)] += parameter.numel()
-        cut = cut_of(name)
+    for name, parameter in backbone.named_parameters():
+        whole[backbone.is_of_mask(name)] += parameter.numel()
+        cut = backbone.cut_of(name)
         size = parameter.shape[cut.dim] if cut else 1
         ours = parameter.numel() // size * (-(-size // tensor_parallel) if cut else 1)
         rank += ours

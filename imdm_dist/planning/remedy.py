@@ -54,7 +54,7 @@ def _ladder(config: Config, world: int, gpus_per_node: int, device: Device) -> I
         for tp in more
         if engine.tensor_parallel < tp <= min(world, gpus_per_node)
         and world % tp == 0
-        and config.model.n_heads % tp == 0
+        and config.model.divisible % tp == 0
         and config.train.global_batch % (world // tp) == 0
     ]
     all_stages: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)

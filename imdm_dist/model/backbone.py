@@ -63,6 +63,15 @@ class Backbone(nn.Module, ABC):
     def head(self, h_RD: Tensor) -> Tensor:
         """Logits [R, V] of chosen rows [R, D]; the mask's column never wins."""
 
+    def row_loss(self, h_RD: Tensor, target_R: Tensor, weight_R: Tensor) -> Tensor:
+        """Sum over rows of weight * -log p(target), a float32 scalar: where a kernel that fuses it with the head goes.
+
+        Args:
+            target_R: int64.
+            weight_R: float32.
+        """
+        return (self.vocabulary.nll(self.head(h_RD), target_R) * weight_R).sum()
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

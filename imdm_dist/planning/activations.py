@@ -15,7 +15,7 @@ import functools
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from imdm_dist.config.data import DataConfig
 from imdm_dist.config.schema import Config
 from imdm_dist.model import Backbone
 from imdm_dist.model.fake import fake_backbone
-from imdm_dist.objectives.objective import build_objective
+from imdm_dist.objectives.objective import build_objective, objective_of
 from imdm_dist.objectives.rehearsal import even_batch, rehearse
 from imdm_dist.training.blocks import prepare_blocks
 
@@ -91,28 +91,32 @@ def _measure(config: Config, vocab_size: int, micro_batch: int, masked_share: fl
     engine, narrow = config.engine, torch.float16 if device == "cuda" else torch.bfloat16
     dtype = narrow if engine.precision == "bf16" else torch.float32
     batch = even_batch(torch.full((micro_batch,), masked_share).double(), config.data.length, vocab_size)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
         model, left_out = fake_backbone(config.model, vocab_size, 2, dtype, engine.tensor_parallel)
-        teacher = fake_backbone(config.model, vocab_size, 2, dtype, engine.tensor_parallel)[0]
-        objective = build_objective(config.objective, teacher, engine.loss_chunk_rows)
-        ledger = _Ledger([*model.parameters(), *teacher.parameters()], bool_masks=device == "cuda")
-        blocks = list(cast(nn.ModuleList, prepare_blocks(model.train(), engine).blocks))
-        after_block: list[Held] = []
+        teacher = None
+        if objective_of(config.objective).needs_teacher:
+            teacher, _ = fake_backbone(config.model, vocab_size, 2, dtype, engine.tensor_parallel)
+        objective = build_objective(config, teacher)
+        prepare_blocks(model.train(), engine)
+    prepared = objective.prepare(batch, 0)  # on the host, with the numbers of the batch
+    weights = [*model.parameters(), *(teacher.parameters() if teacher else ())]
+    ledger = _Ledger(weights, bool_masks=device == "cuda")
+    after_block: list[Held] = []
 
-        def note_block(module: nn.Module, _: Any, h_BLD: Tensor) -> None:
-            after_block.append(ledger.held)
-            if len(blocks) > 1 and module is blocks[0]:
-                h_BLD.register_hook(lambda grad_BLD: ledger.note("first block", grad_BLD))
+    def note_block(block: nn.Module, _: Any, h_BLD: Tensor) -> None:
+        after_block.append(ledger.held)
+        if block is model.blocks[0] and len(model.blocks) > 1:
+            h_BLD.register_hook(lambda grad_BLD: ledger.note("first block", grad_BLD))
 
-        for block in blocks:
-            block.register_forward_hook(note_block)
+    def loss(model: Backbone) -> Tensor:
+        with torch.autocast("cpu", narrow, enabled=engine.precision == "autocast"):
+            return objective.loss(model, prepared)
 
-        def loss(model: Backbone) -> Tensor:
-            with torch.autocast("cpu", narrow, enabled=engine.precision == "autocast"):
-                return objective.loss(model, batch)
-
-        with ledger:
-            rehearse(model, loss, ledger.note)
+    for block in model.blocks:
+        block.register_forward_hook(note_block)
+    with fake, ledger:
+        rehearse(model, loss, ledger.note)
     return ledger.summary((after_block[1] - after_block[0]) * left_out if left_out else Held(0, 0))
 
 
@@ -195,4 +199,3 @@ class _Ledger(TorchDispatchMode):
         assert weight.grad is not None
         self._gradients[self._number[weight.grad.untyped_storage()]] = weight.grad.untyped_storage().nbytes()
         weight.grad = None
-

@@ -7,6 +7,7 @@ from typing import Literal
 
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.require import require
+from imdm_dist.config.setting import setting
 
 MODEL_SIZES: dict[str, tuple[int, int, int]] = {
     # name: (hidden_dim, n_blocks, n_heads), the sizes of public MDLM and SDTT checkpoints
@@ -21,7 +22,7 @@ MODEL_SIZES: dict[str, tuple[int, int, int]] = {
 class DitConfig(ModelConfig):
     """The DiT backbone of MDLM and the kind of its mask."""
 
-    family: str = "dit"
+    family: str = setting("dit", later=True)
     size: Literal["tiny", "small", "medium", "large", "custom"] = "small"
     """A named size, or custom: then hidden_dim, n_blocks and n_heads must be given."""
     hidden_dim: int = 0

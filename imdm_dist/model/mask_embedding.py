@@ -68,11 +68,6 @@ class MaskEmbedding(nn.Module, ABC):
     def deduce(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """Settings of the mask whose parameters these are, by name; None if they are not of this kind."""
 
-    @staticmethod
-    def operations(config: MaskConfig, hidden_dim: int) -> tuple[float, float]:
-        """Operations for one masked position in forward: those that need no gradient of their input, and the rest."""
-        return 0.0, 0.0
-
     def add_to(self, h_BLD: Tensor, masked: MaskedRows | None) -> Tensor:
         """Token embeddings with the offsets added at masked positions, [B, L, D]."""
         assert masked is not None, "a stochastic mask needs the keys of its noise"

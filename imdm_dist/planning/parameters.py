@@ -8,8 +8,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from torch import nn
-
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.model import sketch
 
@@ -24,10 +22,6 @@ class Parameters:
     """The mask embedding (the noise MLP of an infinite mask, the rows of a finite one), whole."""
     rank: int
     """What a tensor-parallel rank holds of both, padding included."""
-    rank_linear: int
-    """Of these, weights of linear layers: what autocast keeps in bfloat16 as well."""
-    rank_head: int
-    """Of these, the weight of the head."""
     rank_largest: int
     """The largest tensor of the rank."""
 
@@ -41,16 +35,13 @@ class Parameters:
 def count_parameters(model: ModelConfig, vocab_size: int, tensor_parallel: int = 1) -> Parameters:
     """Count the parameters of a model, and those of one of `tensor_parallel` ranks."""
     backbone = sketch(model, vocab_size)
-    linear = {f"{name}.weight" for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     whole = {True: 0, False: 0}
-    rank = rank_linear = rank_head = largest = 0
+    rank = largest = 0
     for name, parameter in backbone.named_parameters():
         whole[backbone.is_of_mask(name)] += parameter.numel()
         cut = backbone.cut_of(name)
         size = parameter.shape[cut.dim] if cut else 1
         ours = parameter.numel() // size * (-(-size // tensor_parallel) if cut else 1)
         rank += ours
-        rank_linear += ours if name in linear else 0
-        rank_head += ours if name == backbone.head_name else 0
         largest = max(largest, ours)
-    return Parameters(whole[False], whole[True], rank, rank_linear, rank_head, largest)
+    return Parameters(whole[False], whole[True], rank, largest)

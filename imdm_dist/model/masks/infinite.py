@@ -47,8 +47,3 @@ class InfiniteMask(MaskEmbedding, nn.Sequential):
         if "0.weight" not in tensors:
             return None
         return {"noise_dim": tensors["0.weight"].shape[-1], "output_bias": "2.bias" in tensors}
-
-    @staticmethod
-    def operations(config: MaskConfig, hidden_dim: int) -> tuple[float, float]:
-        """See `MaskEmbedding`: the two matrices, of which the first gives the noise no gradient."""
-        return 8.0 * hidden_dim * config.noise_dim, 8.0 * hidden_dim**2

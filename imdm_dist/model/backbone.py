@@ -44,8 +44,6 @@ class Backbone(nn.Module, ABC):
     rank. A `Cut(0)` of a linear layer divides its outputs, a `Cut(1)` its inputs; tables and head are cut by rows."""
     mask_name = "mask_embedding"
     """Dotted name of the mask embedding among the modules."""
-    head_name: str
-    """Name of the parameter that maps hidden states to the vocabulary."""
     blocks: nn.ModuleList
     """Its blocks, each called once in `hidden`: what training compiles and recomputes, one at a time."""
     public: PublicFormat | None = None

@@ -72,7 +72,6 @@ class Tiny(Backbone):
         r"blocks\.\d+\.(mix|down)\.weight": Cut(1),
     }
     mask_name = "noise"
-    head_name = "unembed.weight"
 
     def __init__(self, config: TinyConfig, vocab_size: int, mask_id: int) -> None:
         super().__init__(config, vocab_size, mask_id)

@@ -14,8 +14,11 @@ from imdm_dist.diffusion.sampler import sample
 from imdm_dist.interop import import_checkpoint
 from imdm_dist.model import build_backbone, masked_rows
 from imdm_dist.model.cuts import Cut, share
+from imdm_dist.objectives.flops import MASKED
 from imdm_dist.parallel.topology import check_topology, joined
 from imdm_dist.planning.parameters import count_parameters
+from imdm_dist.planning.plan import Hardware, build_plan
+from imdm_dist.planning.text import plan_text
 from imdm_dist.training.loop import train
 from tests import parity
 from tests.model.second_family import Tiny, TinyConfig
@@ -94,6 +97,19 @@ def test_its_parameters_are_counted():
         sizes = [share(p.detach(), model.cut_of(name), 0, ranks).numel() for name, p in model.named_parameters()]
         assert (count.rank, count.rank_largest) == (sum(sizes), max(sizes))
         assert count.noise_mlp == sum(p.numel() for p in model.noise.parameters())
+
+
+def test_it_is_planned(tmp_path):
+    config, vocab_size = config_of(tmp_path, "model.hidden_dim=64", "train.global_batch=64"), 5000
+    plan = build_plan(config, Hardware(gpus=2), vocab_size)
+    whole = build_backbone(config.model, vocab_size, vocab_size - 1)
+    assert plan.fits and plan.parameters.total == sum(p.numel() for p in whole.parameters())
+    rows = 64 * 10 * MASKED
+    assert plan.flops.head == pytest.approx(rows * 3 * 2 * 64 * vocab_size, rel=0.01)
+    deeper = build_plan(replace(config, model=replace(config.model, n_blocks=4)), Hardware(gpus=2), vocab_size)
+    weights = sum(p.numel() for p in whole.blocks.parameters() if p.ndim == 2)
+    assert deeper.flops.backbone - plan.flops.backbone == pytest.approx(64 * 10 * 6 * weights, rel=0.05)
+    assert deeper.memory.peak > plan.memory.peak and plan_text(plan)
 
 
 def split_logits(place):

@@ -120,7 +120,6 @@ class DiT(Backbone):
     Config = DitConfig
     cuts = CUTS
     mask_name = MASK
-    head_name = "output_layer.linear.weight"
     public = PUBLISHED
 
     def __init__(self, config: DitConfig, vocab_size: int, mask_id: int) -> None:

@@ -29,18 +29,26 @@ class Registry:
         """The names, in order."""
         return tuple(self.places)
 
+    def place(self, name: str) -> tuple[str, str]:
+        """Module and attribute that `name` stands for; nothing is imported.
+
+        Raises:
+            ValueError: it stands for nothing.
+        """
+        module, colon, attribute = self.places.get(name, name).partition(":")
+        if not (module and colon and attribute):
+            near = difflib.get_close_matches(name, self.names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names)}, or a module:Class"
+            raise ValueError(f"{self.setting} is {name!r}: {hint}")
+        return module, attribute
+
     def get(self, name: str) -> Any:
         """What `name` stands for.
 
         Raises:
             ValueError: it stands for nothing, or its module lacks it.
         """
-        place = self.places.get(name, name)
-        module, colon, attribute = place.partition(":")
-        if not (module and colon and attribute):
-            near = difflib.get_close_matches(name, self.names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names)}, or a module:Class"
-            raise ValueError(f"{self.setting} is {name!r}: {hint}")
+        module, attribute = self.place(name)
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
@@ -58,4 +66,16 @@ OBJECTIVES = Registry(
         "sdtt": "imdm_dist.objectives.sdtt:Sdtt",
         "redi": "imdm_dist.objectives.redi:Redi",
     },
+)
+MASKS = Registry(
+    "model.mask.kind",
+    {
+        "single": "imdm_dist.model.masks.single:SingleMask",
+        "infinite": "imdm_dist.model.masks.infinite:InfiniteMask",
+        "finite": "imdm_dist.model.masks.finite:FiniteMask",
+    },
+)
+NOISE_LAWS = Registry(
+    "model.mask.law",
+    {"uniform": "imdm_dist.draws.laws:uniform_noise", "gaussian": "imdm_dist.draws.laws:gaussian_noise"},
 )

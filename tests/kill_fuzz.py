@@ -19,7 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from imdm_dist.checkpoint.format import newest_checkpoint
-from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, ModelConfig, TrainConfig
+from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, TrainConfig
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.environment import Place
 from tests.parity import bits_equal, curve
 
@@ -30,7 +31,7 @@ LONGEST = 0.6
 def settings(home: Path, world: int, steps: int) -> Config:
     """A run that spends much of its time on saving."""
     return Config(
-        model=ModelConfig(
+        model=DitConfig(
             size="custom", hidden_dim=64, n_blocks=2, n_heads=2, mask=MaskConfig(kind="infinite", noise_dim=32)
         ),
         data=DataConfig(source="synthetic", cache=str(home / "data")),

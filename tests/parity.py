@@ -18,10 +18,10 @@ from imdm_dist.config import (
     EngineConfig,
     InputsConfig,
     MaskConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.nelbo import NelboConfig
 from imdm_dist.objectives.redi import RediConfig
 from imdm_dist.objectives.sdtt import SdttConfig
@@ -73,7 +73,7 @@ def config_of(home: Path, stage: str, split: Split, steps: int = STEPS, dropout:
     sdtt = SdttConfig(rounds=2, steps_per_round=steps // 2, grid=4)
     return Config(
         inputs=InputsConfig(init=str(home / "start"), init_weights="raw", coupling=str(home / "coupling")),
-        model=ModelConfig(
+        model=DitConfig(
             size="custom",
             hidden_dim=32,
             n_blocks=2,

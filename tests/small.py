@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from imdm_dist.config.model import MaskConfig, ModelConfig
+from imdm_dist.config.model import MaskConfig
 from imdm_dist.model import Backbone, build_backbone
+from imdm_dist.model.dit import DitConfig
 
 
-def small_config(kind: str = "infinite", **changes) -> ModelConfig:
+def small_config(kind: str = "infinite", **changes) -> DitConfig:
     """Width 32, two blocks, two heads, noise of 8 dimensions, 3 states if finite."""
     settings = {"size": "custom", "hidden_dim": 32, "n_blocks": 2, "n_heads": 2, "cond_dim": 16, "dropout": 0.0}
-    return ModelConfig(**(settings | changes), mask=MaskConfig(kind=kind, noise_dim=8, n_states=3))
+    return DitConfig(**(settings | changes), mask=MaskConfig(kind=kind, noise_dim=8, n_states=3))
 
 
 def small_model(kind: str = "infinite", vocab_size: int = 11, mask_id: int = 10, seed: int = 0, **changes) -> Backbone:

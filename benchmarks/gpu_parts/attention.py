@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.gpu_parts.report import Report
-from imdm_dist.model.dit.model import capped_attention
+from imdm_dist.model.layers import capped_attention
 
 CAP = 50.0
 WIDE = 3.0

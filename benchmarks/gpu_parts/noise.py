@@ -12,7 +12,8 @@ from benchmarks.gpu_parts.report import Report
 from imdm_dist import draws
 from imdm_dist.config.model import MaskConfig
 from imdm_dist.draws import Purpose
-from imdm_dist.model.mask_embedding import FiniteMask, MaskedRows, build_mask
+from imdm_dist.model.mask_embedding import MaskedRows, build_mask
+from imdm_dist.model.masks.finite import FiniteMask
 from imdm_dist.model.vocabulary import Vocabulary
 
 ROUNDING = 1e-5

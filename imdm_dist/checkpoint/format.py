@@ -9,6 +9,7 @@ noise and dropout need no state, as they are functions of seed and step.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 from collections.abc import Mapping
@@ -21,8 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from imdm_dist.config import from_dict
+from imdm_dist.config.schema import Config
 from imdm_dist.files import hash_json, read_record, refuse_dangling, refuse_lfs_pointers, sha256_file
-from imdm_dist.parallel.cuts import cut_of, join, share
+from imdm_dist.model import Backbone, sketch
+from imdm_dist.model.cuts import join, share
 
 FORMAT = 2
 PATTERN = "step-" + 8 * "[0-9]"
@@ -107,7 +111,7 @@ class Checkpoint:
     def full(self, quantity: str, name: str) -> Tensor:
         """A tensor in its full shape, float32 on the host, joined from what the ranks wrote."""
         shape, ranks = self.state["shapes"][name], self.state["ranks"]["tensor_parallel"]
-        cut = cut_of(name)
+        cut = self._model.cut_of(name) if ranks > 1 else None
         part = share(torch.empty(shape, device="meta"), cut, 0, ranks)
         parts = [torch.empty(part.shape) for _ in range(1 if cut is None else ranks)]
         missing = sum(part.numel() for part in parts)
@@ -118,6 +122,12 @@ class Checkpoint:
             missing -= piece.numel()
         assert missing == 0, f"{self.path} lacks {missing} elements of {quantity} {name}"
         return join(parts, cut, shape)
+
+    @functools.cached_property
+    def _model(self) -> Backbone:
+        """Its model without storage, which knows what ranks divide."""
+        config = from_dict(Config, self.state["config"], where=str(self.path / "state.json")).model
+        return sketch(config, self.state["model"]["vocab_size"], self.state["model"]["mask_id"])
 
     def digest(self, quantity: str) -> str:
         """What identifies the content of a quantity: the checksum of its file or files."""

@@ -103,12 +103,10 @@ def initialise(model: Backbone, source: LoadedModel) -> None:
         ValueError: the two models differ in vocabulary or size.
     """
     theirs, ours = source.model, model
-    for name in ("n_heads", "attention_soft_cap"):  # they shape no parameter
-        if getattr(theirs.config, name) != getattr(ours.config, name):
-            raise ValueError(
-                f"inputs.init has model.{name}={getattr(theirs.config, name)}, this model "
-                f"{getattr(ours.config, name)}: give both the same model.* settings"
-            )
+    for name, (there, here) in theirs.config.unlike(ours.config).items():
+        raise ValueError(
+            f"inputs.init has model.{name}={there}, this model {here}: give both the same model.* settings"
+        )
     if (theirs.vocab_size, theirs.mask_id) != (ours.vocab_size, ours.mask_id):
         raise ValueError(
             f"the model of inputs.init has vocabulary {theirs.vocab_size} (mask {theirs.mask_id}), the data's has "
@@ -118,7 +116,7 @@ def initialise(model: Backbone, source: LoadedModel) -> None:
     for name, parameter in ours.named_parameters():
         if name in weights and weights[name].shape == parameter.shape:
             parameter.data.copy_(weights[name].data)
-        elif ".imdm_mlp." not in name or name in weights:
+        elif name in weights or not ours.is_of_mask(name):
             shape = tuple(weights[name].shape) if name in weights else "nothing"
             raise ValueError(
                 f"inputs.init has {shape} for {name}, this model needs {tuple(parameter.shape)}: "

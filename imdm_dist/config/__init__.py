@@ -17,7 +17,7 @@ from imdm_dist.config.load import (
     to_dict,
     to_yaml,
 )
-from imdm_dist.config.model import MODEL_SIZES, MaskConfig, ModelConfig
+from imdm_dist.config.model import MaskConfig, ModelConfig
 from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
 from imdm_dist.config.resources import ResourcesConfig
@@ -28,7 +28,6 @@ from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerCo
 from imdm_dist.config.yaml_text import read_yaml
 
 __all__ = [
-    "MODEL_SIZES",
     "Config",
     "CouplingConfig",
     "DataConfig",

@@ -18,7 +18,7 @@ from imdm_dist.config.names import Weights
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.setting import variant_section
 from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
-from imdm_dist.registry import OBJECTIVES
+from imdm_dist.registry import BACKBONES, OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Config:
 
     inputs: InputsConfig = field(default_factory=InputsConfig)
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = variant_section(BACKBONES)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = variant_section(OBJECTIVES)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -9,14 +9,13 @@ Shape suffixes: R rows, K dimensions of one vector.
 
 from __future__ import annotations
 
-import math
 from enum import IntEnum
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from imdm_dist.draws.philox import WORD, philox4x32
+from imdm_dist.registry import NOISE_LAWS
 
 Index = Tensor | int
 
@@ -104,27 +103,23 @@ def integer(seed: Tensor, purpose: Purpose, position: Index, redraw: Index, boun
     return (word * bound) >> 32
 
 
-def noise(
-    seed_R: Tensor, position_R: Tensor, redraw_R: Tensor, dim: int, law: Literal["uniform", "gaussian"]
-) -> Tensor:
+def noise(seed_R: Tensor, position_R: Tensor, redraw_R: Tensor, dim: int, law: str) -> Tensor:
     """Mask noise of R positions (arXiv 2605.10518, Eq. 15).
 
     Args:
         seed_R, position_R, redraw_R: int64 [R].
         dim: dimensions K of one noise vector.
-        law: uniform on (-1, 1), equal bit for bit on every device; or standard normal, equal to rounding.
+        law: a name of `imdm_dist.registry.NOISE_LAWS`.
 
     Returns:
         float32 [R, K].
     """
+    drawn: Tensor = NOISE_LAWS.get(law)(seed_R, position_R, redraw_R, dim)
+    return drawn
+
+
+def noise_words(seed_R: Tensor, position_R: Tensor, redraw_R: Tensor, dim: int) -> Tensor:
+    """What laws of the noise are made of: `dim` or more words of 32 random bits a position, int64 [R, ...]."""
     block_K = torch.arange((dim + 3) // 4, device=seed_R.device)
     words = _words(seed_R[:, None], Purpose.NOISE, position_R[:, None], redraw_R[:, None], block_K)
-    word_RK = torch.stack(words, dim=-1).flatten(1)
-    if law == "uniform":
-        # Odd numerators over 2**24: every value is exact in float32, so no device can round it differently.
-        value_RK = ((word_RK >> 8) * 2 + (1 - 2**24)).to(torch.float32).mul_(2.0**-24)
-    else:
-        radius_RK = word_RK[:, 0::2].to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
-        angle_RK = word_RK[:, 1::2].to(torch.float32).mul_(2 * math.pi * 2.0**-32)
-        value_RK = torch.stack((radius_RK * angle_RK.cos(), radius_RK * angle_RK.sin()), dim=-1).flatten(1)
-    return value_RK[:, :dim]
+    return torch.stack(words, dim=-1).flatten(1)

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from imdm_dist.config import Config, build, parse_overrides
+from imdm_dist.config import Config, build, parse_overrides, require, to_dict
 from imdm_dist.config.check import Layer, checked
 from imdm_dist.data import Tokenizer, load_tokenizer
 from imdm_dist.data.text import data_root
 from imdm_dist.files import sha256_file
-from imdm_dist.interop.naming import IGNORED, match
+from imdm_dist.interop.naming import match
 from imdm_dist.interop.report import Report
 from imdm_dist.interop.run_folder import Imported, write_run_folder
-from imdm_dist.interop.shape import deduce
 from imdm_dist.interop.source import Ema, Source, open_source
-from imdm_dist.model import build_backbone
+from imdm_dist.model import sketch
+from imdm_dist.registry import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,17 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
     source = open_source(path)
     names = match(source.tensors)
     tensors = {ours: source.tensors[theirs] for ours, theirs in names.source.items()}
-    shape = deduce(source, tensors, asked.get("model", {}))
+    family = asked.get("model", {}).get("family", BACKBONES.names[0])
+    public = BACKBONES.get(family).public
+    require(public is not None, f"imports do not know model.family={family}: its class has no public format")
+    shape = public.deduce(source, tensors, asked.get("model", {}))
     data, length_from = _data(source, shape.vocab_size, asked.get("data", {}))
     layers = [("in the checkpoint", {"model": shape.model, "data": data}), ("on the command line", asked)]
     config = build(Config, layers)
     tokenizer = _tokenizer(config, shape.vocab_size)
-    with torch.device("meta"):
-        model = build_backbone(config.model, shape.vocab_size, tokenizer.mask_id)
+    model = sketch(config.model, shape.vocab_size, tokenizer.mask_id)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    names.check(shapes)
+    names.check(shapes, public)
     weights = _sound({name: tensors[name] for name in shapes}, shapes, "the weights")
     ema = weights if source.ema is None else _named_ema(source.ema, shapes)
     print(f"taking the checksum of {source.path} ({source.path.stat().st_size / 2**30:.2f} GiB)", file=sys.stderr)
@@ -84,14 +86,14 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
         step=source.step,
         used=list(shapes),
         renamed={theirs: ours for theirs, ours in names.renamed.items() if ours in shapes},
-        ignored={names.source[name]: why for name, why in IGNORED.items() if name in names.source} | source.ignored,
-        missing=[name for name in IGNORED if name not in names.source],
+        ignored={names.source[name]: why for name, why in public.ignored.items() if name in names.source}
+        | source.ignored,
+        missing=[name for name in public.ignored if name not in names.source],
         dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
         parameters=sum(tensor.numel() for tensor in weights.values()),
         model={
-            **{name: getattr(config.model, name) for name in ("size", "hidden_dim", "n_blocks", "n_heads", "cond_dim")},
-            "attention_soft_cap": config.model.attention_soft_cap,
-            "mask": _mask_in_words(config),
+            **to_dict(config.model),
+            "mask": model.mask.words(),
             "vocab_size": shape.vocab_size,
             "mask_id": tokenizer.mask_id,
             "length": config.data.length,
@@ -193,8 +195,3 @@ def _about_ema(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     updates, decay = source.ema.updates, source.ema.decay
     about = f"{len(shapes)} unnamed tensors, verified by order, number and shapes"
     return {"about": about, "tensors": len(shapes), "decay": decay, "updates": updates}
-
-
-def _mask_in_words(config: Config) -> str:
-    mask = config.model.mask
-    return f"infinite, noise of {mask.noise_dim}" if mask.kind == "infinite" else mask.kind

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-IGNORED = {"rotary_emb.inv_freq": "the angles follow from the width of a head; its values were compared"}
-"""Tensors that the published files have and that are no parameters."""
+from imdm_dist.model.public_format import PublicFormat
+
 _WRAPPERS = ("_orig_mod",)
 _OWNERS = ("backbone", "mdlm", "module")
 _SHOWN = 4
@@ -34,8 +34,8 @@ class Names:
         """Own name by the name in the file, where they differ."""
         return {theirs: ours for ours, theirs in self.source.items() if theirs != ours}
 
-    def check(self, wanted: Iterable[str]) -> None:
-        """Check that the file has the model's parameters and nothing else.
+    def check(self, wanted: Iterable[str], public: PublicFormat) -> None:
+        """Check that the file has the model's parameters and nothing else but what its family ignores.
 
         Raises:
             ValueError: some are missing, or there are others.
@@ -45,14 +45,14 @@ class Names:
         if missing:
             raise ValueError(
                 f"the file lacks {_some(missing)} of the model's {len(names)} parameters: it is of another "
-                "architecture or cut off; take a whole MDLM, SDTT or IMDM checkpoint"
+                f"architecture or cut off; take a whole {public.models} checkpoint"
             )
-        known = {*names, *IGNORED}
+        known = {*names, *public.ignored}
         extra = [theirs for ours, theirs in self.source.items() if ours not in known]
         if extra:
             raise ValueError(
                 f"the file has {_some(extra)}, which this model does not have: it is of another architecture, and "
-                "without them it would compute something else; take an MDLM, SDTT or IMDM checkpoint"
+                f"without them it would compute something else; take an {public.models} checkpoint"
             )
 
 

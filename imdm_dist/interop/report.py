@@ -33,7 +33,7 @@ class Report:
     parameters: int
     """Elements of all parameters."""
     model: dict[str, Any]
-    """Size, heads, mask, soft cap, vocabulary, mask id and length."""
+    """Settings of the section model, with the mask in words; then vocabulary, mask id and length."""
     origins: dict[str, str]
     """Where those come from that the shapes of tensors do not tell."""
     ema: dict[str, Any]
@@ -45,13 +45,12 @@ class Report:
 
     def __str__(self) -> str:
         model = self.model
-        named = f"{model['size']} (width {model['hidden_dim']}, {model['n_blocks']} blocks, {model['n_heads']} heads)"
+        settings = [f"{name} {model[name]}" for name in model if name not in ("vocab_size", "mask_id", "length")]
         prefixes = sorted({theirs.removesuffix(ours) for theirs, ours in self.renamed.items()})
         lines = [
             f"{self.file}: {self.container}, step {self.step}, sha256 {self.sha256[:16]}",
             f"         {self.integrity}",
-            f"model    {named}, {self.parameters:,} parameters, mask {model['mask']}, "
-            f"soft cap {model['attention_soft_cap']:g}",
+            f"model    {self.parameters:,} parameters: {', '.join(settings)}",
             f"tokens   vocabulary {model['vocab_size']}, mask {model['mask_id']}, length {model['length']}",
             *(f"         {name}: {where}" for name, where in self.origins.items()),
             f"used     {len(self.used)} tensors ({', '.join(self.dtypes)})",

@@ -1,23 +1,26 @@
-"""What stands at a masked position: one token (MDM), infinitely many (IMDM) or finitely many.
+"""What stands at a masked position: a mask embedding, and the keys of its noise.
 
 A mask embedding gives an *offset* to the embedding E(m) of the mask token, for masked positions
-alone. All offsets start at zero, so a model whose mask is replaced computes the same function as
-before (arXiv 2605.10518, Sec. 4.2).
+alone, whatever looked that embedding up. All offsets start at zero, so a model whose mask is replaced
+computes the same function as before (arXiv 2605.10518, Sec. 4.2). Its kinds are the files of `masks/`.
 
-Shape suffixes: B batch, L length, M masked positions, D hidden width, K noise dimensions.
+Shape suffixes: B batch, L length, M masked positions, D hidden width.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from imdm_dist import draws
 from imdm_dist.config.model import MaskConfig
 from imdm_dist.device import send
+from imdm_dist.model.cuts import Cut
+from imdm_dist.registry import MASKS
 
 
 @dataclass(frozen=True)
@@ -46,49 +49,39 @@ def masked_rows(masked_BL: Tensor, seed_B: Tensor, redraw_BL: Tensor | None = No
     return MaskedRows(flat_M, seed_B[flat_M // length], flat_M % length, redraw_M)
 
 
-class InfiniteMask(nn.Sequential):
-    """E(m) + MLP(noise): a new mask at every draw (Eq. 15).
+class MaskEmbedding(nn.Module, ABC):
+    """A kind of mask; one is made of `(config, hidden_dim)`."""
 
-    Its keys, `0.weight`, `0.bias`, `2.weight` and optionally `2.bias`, are those of the authors' checkpoints.
-    """
+    cuts: Mapping[str, Cut] = {}
+    """How tensor parallel divides its parameters, by name; the others are whole on every rank."""
 
-    def __init__(
-        self, hidden_dim: int, noise_dim: int, law: Literal["uniform", "gaussian"], scale: float, output_bias: bool
-    ) -> None:
-        layers = nn.Linear(noise_dim, 4 * hidden_dim), nn.Linear(4 * hidden_dim, hidden_dim, bias=output_bias)
-        super().__init__(layers[0], nn.GELU(), layers[1])
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-        nn.init.trunc_normal_(layers[0].weight, std=0.02)  # the authors'; a wider one learns rougher maps of the noise
-        self.noise_dim, self.law, self.scale = noise_dim, law, scale
-
+    @abstractmethod
     def offset(self, rows: MaskedRows) -> Tensor:
         """Offsets to E(m), [M, D]."""
-        noise_MK = draws.noise(rows.seed_M, rows.position_M, rows.redraw_M, self.noise_dim, self.law)
-        return self(noise_MK.mul_(self.scale).to(next(self.parameters()).dtype))
+
+    @abstractmethod
+    def words(self) -> str:
+        """What it is, in a few words."""
+
+    @classmethod
+    @abstractmethod
+    def deduce(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Settings of the mask whose parameters these are, by name; None if they are not of this kind."""
+
+    def add_to(self, h_BLD: Tensor, masked: MaskedRows | None) -> Tensor:
+        """Token embeddings with the offsets added at masked positions, [B, L, D]."""
+        assert masked is not None, "a stochastic mask needs the keys of its noise"
+        offset_MD = self.offset(masked).to(h_BLD.dtype)
+        return h_BLD.flatten(0, 1).index_add(0, masked.flat_M, offset_MD).view_as(h_BLD)
 
 
-class FiniteMask(nn.Module):
-    """E(m) + one of n_states rows, chosen uniformly at every draw (Table 11)."""
-
-    def __init__(self, hidden_dim: int, n_states: int) -> None:
-        super().__init__()
-        self.n_states = n_states
-        self.states = nn.Parameter(torch.zeros(n_states, hidden_dim))
-
-    def state(self, rows: MaskedRows) -> Tensor:
-        """Which state each row has, int64 [M]."""
-        return draws.integer(rows.seed_M, draws.Purpose.NOISE, rows.position_M, rows.redraw_M, self.n_states)
-
-    def offset(self, rows: MaskedRows) -> Tensor:
-        """Offsets to E(m), [M, D]."""
-        return nn.functional.embedding(self.state(rows), self.states)
+def build_mask(config: MaskConfig, hidden_dim: int) -> MaskEmbedding:
+    """The mask embedding that `config` describes."""
+    made: MaskEmbedding = MASKS.get(config.kind)(config, hidden_dim)
+    return made
 
 
-def build_mask(config: MaskConfig, hidden_dim: int) -> InfiniteMask | FiniteMask | None:
-    """The mask embedding that `config` describes; None for the single mask of MDM."""
-    if config.kind == "infinite":
-        return InfiniteMask(hidden_dim, config.noise_dim, config.law, config.scale, config.output_bias)
-    if config.kind == "finite":
-        return FiniteMask(hidden_dim, config.n_states)
-    return None
+def deduce_mask(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Settings of the section model.mask of a mask whose parameters are these, by name; none if no kind has such."""
+    found = ((kind, MASKS.get(kind).deduce(tensors)) for kind in MASKS.names)
+    return next(({"kind": kind, **settings} for kind, settings in found if settings is not None), {})

@@ -1,6 +1,6 @@
-"""What is computed along the vocabulary axis of logits, behind one object, because tensor parallel splits that axis.
+"""What is computed along the vocabulary axis, behind one object, because tensor parallel splits that axis.
 
-Shape suffixes: R rows, V vocabulary (here: the columns that this process holds).
+Shape suffixes: B batch, L length, D hidden width, R rows, V vocabulary (here: what this process holds of it).
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ class Vocabulary:
 
     def __init__(self, size: int, mask_id: int) -> None:
         self.size, self.mask_id = size, mask_id
+
+    def embed(self, x_BL: Tensor, table_VD: Tensor) -> Tensor:
+        """Rows of an embedding table for int64 tokens, [B, L, D]."""
+        return F.embedding(x_BL, table_VD)
 
     def rule_out(self, logits_RV: Tensor) -> Tensor:
         """Set the columns that are no tokens to `NEVER`, in place."""

@@ -1,50 +1,90 @@
 """Floating-point operations: of a training step, by part, and of the rollouts of a coupling.
 
-Matrix products alone are counted, two operations for a multiply and an add; backward costs twice what forward
-does. The head runs on masked rows, which are half of all on average, so it is counted apart.
+Matrix products alone are counted, two operations for a multiply and an add, by torch's counter on tensors without
+numbers, so that the figures are right for any family of backbones. The head runs on masked rows, which are half of all
+on average, so it is counted apart.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.schema import Config
 from imdm_dist.diffusion.schedule import EPSILON
+from imdm_dist.model import Backbone, MaskedRows, masked_rows
+from imdm_dist.model.fake import fake_backbone
 from imdm_dist.objectives.objective import objective_of
 
 MASKED = (1 - EPSILON) * (1 + EPSILON) / 2
 """Mean share of positions that are masked when t is uniform on [EPSILON, 1]."""
+EXAMPLES = 16
+"""Sequences of the pass that is counted: what is computed once a pass weighs as little as in training."""
 
 
-def forward_per_token(model: ModelConfig, length: int) -> float:
-    """Forward operations of the blocks for one token: products with weights and attention to `length` positions."""
-    dim = model.hidden_dim
-    return model.n_blocks * (24.0 * dim**2 + 4.0 * dim * length)
+@dataclass(frozen=True)
+class Operations:
+    """Of a pass."""
+
+    forward: float
+    both: float
+    """Forward and backward."""
+
+    def plus(self, other: Operations, times: float) -> Operations:
+        """This and a multiple of another."""
+        return Operations(self.forward + times * other.forward, self.both + times * other.both)
 
 
-def forward_per_row(model: ModelConfig, vocab_size: int) -> float:
-    """Forward operations of the head for one row."""
-    return 2.0 * model.hidden_dim * vocab_size
+@dataclass(frozen=True)
+class PassFlops:
+    """Operations of a backbone's pass, by what they are proportional to."""
+
+    token: Operations
+    """Blocks, for one token."""
+    mask: Operations
+    """Mask embedding, for one masked position."""
+    row: Operations
+    """Head, for one row."""
 
 
-def forward_per_mask(model: ModelConfig) -> tuple[float, float]:
-    """Forward operations of the two layers of the noise MLP for one masked position; 0 without one."""
-    if model.mask.kind != "infinite":
-        return 0.0, 0.0
-    return 8.0 * model.hidden_dim * model.mask.noise_dim, 8.0 * model.hidden_dim**2
+@functools.cache
+def pass_flops(config: ModelConfig, vocab_size: int, length: int) -> PassFlops:
+    """Count a pass over sequences of `length` tokens; of blocks that are all alike two are counted."""
+    tokens = EXAMPLES * length
+    none, every = (masked_rows(torch.full((EXAMPLES, length), masked), torch.arange(EXAMPLES)) for masked in (0, 1))
+
+    def counted(model: Backbone, rows: MaskedRows) -> Operations:
+        return _count(lambda: model.hidden(torch.zeros(EXAMPLES, length, dtype=torch.int64), rows))
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        one, two = (fake_backbone(config, vocab_size, blocks) for blocks in (1, 2))
+        shallow, deep = (counted(model, none) for model, _ in (one, two))
+        blocks = deep.plus(deep.plus(shallow, -1), two[1])
+        mask = counted(one[0], every).plus(shallow, -1)
+        h_RD = two[0].hidden(torch.zeros(EXAMPLES, length, dtype=torch.int64), none).flatten(0, 1).detach()
+        head = _count(lambda: two[0].head(h_RD.requires_grad_()))
+    nothing = Operations(0, 0)
+    return PassFlops(*(nothing.plus(part, 1 / tokens) for part in (blocks, mask, head)))
 
 
-def flops_per_token(model: ModelConfig, vocab_size: int, length: int) -> tuple[float, float]:
-    """Operations of training, forward and backward: of the backbone for a token, and of the head for a masked row.
-
-    The noise MLP is in the first, at its mean over tokens; its first layer has no backward to its input.
-    """
-    first, second = forward_per_mask(model)
-    backbone = 3 * forward_per_token(model, length) + MASKED * (2 * first + 3 * second)
-    return backbone, 3 * forward_per_row(model, vocab_size)
+def _count(run: Callable[[], Tensor]) -> Operations:
+    # Plain products of attention: torch's counter does not know the fused kernel of a CPU, and counts what those of a
+    # GPU compute a second time in backward.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        result = run()
+        forward = counter.get_total_flops()
+        result.sum().backward()
+        return Operations(forward, counter.get_total_flops())
 
 
 @dataclass(frozen=True)
@@ -72,17 +112,15 @@ def step_flops(config: Config, vocab_size: int, micro_batch: int) -> StepFlops:
     Args:
         micro_batch: examples in one forward pass of a rank.
     """
-    model, length = config.model, config.data.length
-    tokens = config.train.global_batch * length
-    backbone, head = flops_per_token(model, vocab_size, length)
-    block, row = forward_per_token(model, length), forward_per_row(model, vocab_size)
-    recompute = block if config.engine.recompute else 0.0
+    tokens = config.train.global_batch * config.data.length
+    one = pass_flops(config.model, vocab_size, config.data.length)
+    backbone = one.token.plus(one.mask, MASKED)
     costs = objective_of(config.objective).costs(config)
-    if micro_batch * length * MASKED > config.engine.loss_chunk_rows:
-        recompute += MASKED * costs.heads * row
-    noise = MASKED * sum(forward_per_mask(model))
-    teacher = costs.teacher_passes * (block + noise) + MASKED * (costs.heads - 1) * row
-    return StepFlops(tokens * backbone, tokens * MASKED * head, tokens * recompute, tokens * teacher)
+    recompute = one.token.forward if config.engine.recompute else 0.0
+    if micro_batch * config.data.length * MASKED > config.engine.loss_chunk_rows:
+        recompute += MASKED * costs.heads * one.row.forward
+    teacher = costs.teacher_passes * backbone.forward + MASKED * (costs.heads - 1) * one.row.forward
+    return StepFlops(tokens * backbone.both, tokens * MASKED * one.row.both, tokens * recompute, tokens * teacher)
 
 
 @dataclass(frozen=True)
@@ -112,9 +150,7 @@ def pair_cost(model: ModelConfig, coupling: CouplingConfig, vocab_size: int, len
         rate = (1 - EPSILON) / steps
         untouched = -math.expm1((length + 1) * math.log1p(-rate)) / (rate * (length + 1))
     evaluations = steps * (1 - untouched)
+    one = pass_flops(model, vocab_size, length)
     # At an evaluation half of what the rollout fills in is still masked, on average.
-    noise = evaluations * masked / 2 * sum(forward_per_mask(model))
-    flops = (
-        evaluations * length * forward_per_token(model, length) + noise + masked * forward_per_row(model, vocab_size)
-    )
-    return PairCost(masked, evaluations, flops)
+    passes = evaluations * (length * one.token.forward + masked / 2 * one.mask.forward)
+    return PairCost(masked, evaluations, passes + masked * one.row.forward)

@@ -29,14 +29,10 @@ StreamedTensors = Iterable[tuple[str, Tensor]]
 class Costs:
     """What a step costs beside the model's own passes; the defaults are those of one model and its cross-entropy."""
 
-    teachers: int = 0
-    """Models held beside the one that learns, in the width of its weights, and in each checkpoint."""
     teacher_passes: float = 0.0
     """Forward passes of a teacher's blocks for each token, mean over the run."""
     heads: int = 1
     """Heads that each masked row goes through: the model's, and a teacher's."""
-    kept_logits: int = 0
-    """Float32 tensors of the shape of logits that a loss of two heads keeps for backward; 0: as cross-entropy."""
     stratified: bool = True
     """Whether times are stratified over the global batch; if not, those of a micro-batch are independent."""
 

@@ -35,9 +35,6 @@ from imdm_dist.objectives.examples import Cut, DataExamples
 from imdm_dist.objectives.objective import Costs, NamedTensors, Objective, StreamedTensors
 from imdm_dist.objectives.row_loss import Divergence, divergence_loss, sum_over_rows
 
-KEPT_LOGITS = {"reverse_kl": 5, "forward_kl": 5, "total_variation": 6, "mse": 4}
-"""Tensors that a divergence keeps: log-probabilities of both, their difference, and what it makes of them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SdttConfig(ObjectiveConfig):
@@ -116,8 +113,7 @@ class Sdtt(Objective):
     def costs(cls, config: schema.Config) -> Costs:
         """See `Objective`."""
         settings = _settings(config)
-        passes = 1 + second_pass_share(settings, config.data.length)
-        return Costs(teachers=1, teacher_passes=passes, heads=2, kept_logits=KEPT_LOGITS[settings.divergence])
+        return Costs(teacher_passes=1 + second_pass_share(settings, config.data.length), heads=2)
 
     def prepare(self, batch: MaskedBatch, step: int) -> TaughtBatch:
         """Plan the teacher's steps."""

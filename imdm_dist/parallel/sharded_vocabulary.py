@@ -2,7 +2,7 @@
 
 Each rank holds V' consecutive columns; those behind the last token are padding. Results are equal on all ranks.
 
-Shape suffixes: R rows, V vocabulary columns of this rank, T ranks.
+Shape suffixes: B batch, L length, D hidden width, R rows, V vocabulary columns of this rank, T ranks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region, vocab_parallel_cross_entropy
 from torch import Tensor
 
@@ -28,6 +29,12 @@ class SplitVocabulary(Vocabulary):
         self.first = topology.tp_rank * self.columns
         self.tokens = max(0, min(self.columns, whole.size - self.first))
         """Columns of this rank that are no padding."""
+
+    def embed(self, x_BL: Tensor, table_VD: Tensor) -> Tensor:
+        """See `Vocabulary`."""
+        ours_BL = (x_BL >= self.first) & (x_BL < self.first + self.columns)
+        rows_BLD = F.embedding(torch.where(ours_BL, x_BL - self.first, 0), table_VD)
+        return reduce_from_tensor_model_parallel_region(rows_BLD.masked_fill(~ours_BL[..., None], 0), group=self.group)
 
     def rule_out(self, logits_RV: Tensor) -> Tensor:
         """See `Vocabulary`."""

@@ -7,15 +7,13 @@ on all ranks; inside attention, MLP, noise MLP and head each rank computes its h
 from __future__ import annotations
 
 import warnings
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imdm_dist.model import Backbone
-from imdm_dist.model.dit.model import EmbeddingLayer
-from imdm_dist.parallel.cuts import cut_of, share
+from imdm_dist.model.cuts import share
 from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
 from imdm_dist.parallel.topology import Topology
 
@@ -25,7 +23,6 @@ with warnings.catch_warnings():
     from megatron.core.tensor_parallel import (
         ColumnParallelLinear,
         RowParallelLinear,
-        VocabParallelEmbedding,
         copy_to_tensor_model_parallel_region,
         reduce_from_tensor_model_parallel_region,
     )
@@ -51,32 +48,36 @@ class _Row(RowParallelLinear):
 
 
 def split(model: Backbone, topology: Topology) -> Backbone:
-    """Keep this rank's share of a model with full weights, in place."""
+    """Keep this rank's share of a model with full weights, in place: what its `cut_of` says is divided.
+
+    Linear layers become the library's; tables of embeddings are looked up by `SplitVocabulary.embed`.
+    """
     config = ModelParallelConfig(
         tensor_model_parallel_size=topology.tp, use_cpu_initialization=True, perform_initialization=False
     )
-    weights = {name: share(p.detach(), cut_of(name), topology.tp_rank, topology.tp) for name, p in _named(model)}
+    weights = {
+        name: share(parameter.detach(), model.cut_of(name), topology.tp_rank, topology.tp)
+        for name, parameter in model.named_parameters()
+    }
     for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear):
-            continue
-        cut = cut_of(f"{name}.weight")
-        if cut is not None:
+        cut = model.cut_of(f"{name}.weight")
+        if isinstance(module, nn.Linear) and cut is not None:
             kind = _Column if cut.dim == 0 else _Row
             model.set_submodule(name, _parallel_linear(kind, module, config, topology))
-    _split_embedding(cast(EmbeddingLayer, model.vocab_embed), config, topology)
     model.vocabulary = SplitVocabulary(model.vocabulary, topology)
-    with torch.no_grad():
-        for name, parameter in _named(model):
-            parameter.copy_(weights.pop(name))
-            if cut_of(name) is None and hasattr(parameter, "tensor_model_parallel"):
-                del parameter.tensor_model_parallel  # DeepSpeed would count it once per rank in the gradient norm
-            elif cut_of(name) is not None:
-                parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+    for name, parameter in list(model.named_parameters()):
+        weight = weights.pop(name)
+        if parameter.shape == weight.shape:
+            parameter.data.copy_(weight)
+        else:
+            owner, _, own_name = name.rpartition(".")
+            parameter = nn.Parameter(weight)
+            model.get_submodule(owner).register_parameter(own_name, parameter)
+        if model.cut_of(name) is not None:
+            parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+        elif hasattr(parameter, "tensor_model_parallel"):
+            del parameter.tensor_model_parallel  # DeepSpeed would count it once per rank in the gradient norm
     return model
-
-
-def _named(model: Backbone) -> list[tuple[str, nn.Parameter]]:
-    return list(model.named_parameters())
 
 
 def _parallel_linear(
@@ -96,13 +97,3 @@ def _parallel_linear(
         tp_group=topology.tp_group,
         **more,
     )
-
-
-def _split_embedding(layer: EmbeddingLayer, config: ModelParallelConfig, topology: Topology) -> None:
-    rows, dim = layer.embedding.shape
-    table = VocabParallelEmbedding(
-        rows + -rows % topology.tp, dim, init_method=nn.init.zeros_, config=config, tp_group=topology.tp_group
-    )
-    # Its weight goes by the public name; the module itself stays unregistered, or it would have two.
-    layer.embedding = cast(nn.Parameter, table.weight)
-    layer.lookup = table.forward  # type: ignore[method-assign]

@@ -92,11 +92,13 @@ def check_topology(world: int, tensor_parallel: int, model: ModelConfig) -> None
     Raises:
         ValueError: it cannot; the message names the numbers that would work.
     """
-    able = [n for n in range(1, min(world, model.n_heads) + 1) if model.n_heads % n == 0 and world % n == 0]
+    parts = model.divisible
+    able = [n for n in range(1, min(world, parts) + 1) if parts % n == 0 and world % n == 0]
     if tensor_parallel not in able:
+        second = f"model.{model.divided_by}={parts}" if model.divided_by else f"{model.family}, which is not cut"
         raise ValueError(
             f"engine.tensor_parallel={tensor_parallel} must divide both the {world} ranks of this run and "
-            f"model.n_heads={model.n_heads}: set it to one of {', '.join(map(str, able))}"
+            f"{second}: set it to one of {', '.join(map(str, able))}"
         )
 
 

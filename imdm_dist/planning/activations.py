@@ -1,159 +1,201 @@
-"""What forward keeps for backward, in bytes, tensor by tensor as `imdm_dist.model.dit.model` makes them.
+"""What forward keeps for backward, and what is there for a moment beside it: measured on tensors without numbers.
 
-The counts follow the code, not a fit: `tests/planning/test_plan.py` compares them with the tensors that autograd saves.
-Tensors of a few numbers a row (statistics of norms, indices, angles) are left out, but for what attention keeps.
+The run's own model and its own loss go forward and backward in torch's FakeTensorMode, and every storage that comes
+and goes is noted, so the figures are right for any family of backbones, mask and objective. Of blocks that are all
+alike two are run: each further one keeps what the second keeps.
 
-Shape suffixes in comments: T tokens of a micro-batch, D hidden width, H heads, L length, M masked rows, V vocabulary.
+A machine without a GPU plans for one: float16 stands for bfloat16 then, which has the same width and, on a CPU too,
+the fused attention of a GPU. With tensor parallelism the shapes are those of one rank's part; what collectives copy is
+left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import functools
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from imdm_dist.config.data import DataConfig
 from imdm_dist.config.schema import Config
-from imdm_dist.objectives.objective import objective_of
+from imdm_dist.model import Backbone
+from imdm_dist.model.fake import fake_backbone
+from imdm_dist.objectives.objective import build_objective, objective_of
+from imdm_dist.objectives.rehearsal import even_batch, rehearse
+from imdm_dist.training.blocks import prepare_blocks
 
 Device = Literal["cuda", "cpu"]
-FP32 = 4
-"""Of the residual stream too, under any precision."""
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Bytes of one number."""
+class Held:
+    """Bytes at one moment, weights and their gradients not counted."""
 
-    weight: int
-    """Of weights as forward has them, and of gradients."""
-    product: int
-    """Of what matrix products take and give."""
-    product_input: int
-    """Of a norm's output as a tensor-parallel or plain linear layer keeps it."""
+    activations: int
+    copies: int
+    """Of weights, made by autocast."""
 
+    def __add__(self, other: Held) -> Held:
+        return Held(self.activations + other.activations, self.copies + other.copies)
 
-def widths(config: Config) -> Widths:
-    """The widths that engine.precision gives."""
-    if config.engine.precision == "bf16":
-        return Widths(2, 2, 2)
-    if config.engine.precision == "autocast":
-        # megatron-core's layers keep what they are given; torch's keep what autocast made of it.
-        return Widths(4, 2, 4 if config.engine.tensor_parallel > 1 else 2)
-    return Widths(4, 4, 4)
+    def __sub__(self, other: Held) -> Held:
+        return Held(self.activations - other.activations, self.copies - other.copies)
+
+    def __mul__(self, count: int) -> Held:
+        return Held(self.activations * count, self.copies * count)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that one rank keeps between forward and backward, and for a moment within."""
+    """What one rank holds beside weights and their gradients."""
 
-    blocks: int
-    """Kept by the blocks until backward: all their tensors, or with recompute their inputs."""
-    block: int
-    """All tensors of one block: with recompute there in backward, beside the inputs of the others."""
-    moment: int
-    """Gradients within a block, beyond what its backward has freed by then."""
-    masks: int
-    """Kept by the noise MLP."""
-    rows: int
-    """Kept of masked rows: hidden states, the norm of the head, a teacher's hidden states."""
-    loss_forward: int
-    """Logits and what the loss makes of them, for one chunk of rows, at the worst moment of forward."""
-    loss_backward: int
-    """The same in backward."""
-
-    @property
-    def kept(self) -> int:
-        """What is held when the loss begins."""
-        return self.blocks + self.masks
+    kept: int
+    """Bytes that the backbone keeps for backward."""
+    forward: Held
+    """When forward of the loss holds most."""
+    loss: Held
+    """When its backward does."""
+    last_block: Held
+    """When backward of the blocks does, the first block's left out."""
+    first_block: Held
+    """When backward of the first block, the embedding and the mask does."""
+    head_gradients: int
+    """Bytes of the gradients of weights that are there when backward reaches the backbone."""
 
 
 def activations(config: Config, vocab_size: int, micro_batch: int, masked_share: float, device: Device) -> Activations:
-    """Count them for one micro-batch.
+    """Measure them for one micro-batch, in a fraction of a second.
 
     Args:
         micro_batch: examples in the forward pass.
         masked_share: share of their positions that are masked.
     """
-    model, tp, w = config.model, config.engine.tensor_parallel, widths(config)
-    tokens = micro_batch * config.data.length
-    masked = round(tokens * masked_share)
-    block = tokens * (model.hidden_dim * _block_per_channel(config, device) + _attention_extra(config, device))
-    inputs = tokens * model.hidden_dim * FP32
-    recompute = config.engine.recompute
-    masks = 0
-    if model.mask.kind == "infinite":
-        # The noise, and the hidden layer before and after GELU.
-        masks = masked * (model.mask.noise_dim * w.product_input + 8 * model.hidden_dim * w.product // tp)
-    chunk = min(masked, config.engine.loss_chunk_rows)
-    logits = chunk * -(-vocab_size // tp)
-    forward, backward = _loss_bytes(config)
-    scores = 0
-    if not fused_attention(config, device):
-        scores = 3 * tokens * config.data.length * model.n_heads * (FP32 if model.attention_soft_cap else w.product)
-    return Activations(
-        blocks=int(model.n_blocks * (inputs if recompute else block)),
-        block=int(block),
-        moment=(tokens * model.hidden_dim * 4 * w.product + scores) // tp,
-        masks=masks,
-        rows=masked * model.hidden_dim * _per_row(config) + chunk * model.hidden_dim * _per_chunk_row(config),
-        loss_forward=logits * forward,
-        loss_backward=logits * backward,
+    # The settings that count, so that no others ask for a measurement of their own.
+    engine = replace(
+        config.engine, zero_stage=1, micro_batch=0, offload_optimizer=False, compile=False, layer_norm="torch"
     )
+    data = DataConfig(length=config.data.length)
+    counts = Config(model=config.model, objective=config.objective, engine=engine, data=data)
+    return _measure(counts, vocab_size, micro_batch, masked_share, device)
 
 
-def fused_attention(config: Config, device: Device) -> bool:
-    """Whether attention runs without the L x L scores: see `Block._attend`."""
-    return not config.model.attention_soft_cap and (device == "cuda" or config.engine.precision == "fp32")
+@functools.cache
+def _measure(config: Config, vocab_size: int, micro_batch: int, masked_share: float, device: Device) -> Activations:
+    engine, narrow = config.engine, torch.float16 if device == "cuda" else torch.bfloat16
+    dtype = narrow if engine.precision == "bf16" else torch.float32
+    batch = even_batch(torch.full((micro_batch,), masked_share).double(), config.data.length, vocab_size)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        model, left_out = fake_backbone(config.model, vocab_size, 2, dtype, engine.tensor_parallel)
+        teacher = None
+        if objective_of(config.objective).needs_teacher:
+            teacher, _ = fake_backbone(config.model, vocab_size, 2, dtype, engine.tensor_parallel)
+        objective = build_objective(config, teacher)
+        prepare_blocks(model.train(), engine)
+    prepared = objective.prepare(batch, 0)  # on the host, with the numbers of the batch
+    weights = [*model.parameters(), *(teacher.parameters() if teacher else ())]
+    ledger = _Ledger(weights, bool_masks=device == "cuda")
+    after_block: list[Held] = []
+
+    def note_block(block: nn.Module, _: Any, h_BLD: Tensor) -> None:
+        after_block.append(ledger.held)
+        if block is model.blocks[0] and len(model.blocks) > 1:
+            h_BLD.register_hook(lambda grad_BLD: ledger.note("first block", grad_BLD))
+
+    def loss(model: Backbone) -> Tensor:
+        with torch.autocast("cpu", narrow, enabled=engine.precision == "autocast"):
+            return objective.loss(model, prepared)
+
+    for block in model.blocks:
+        block.register_forward_hook(note_block)
+    with fake, ledger:
+        rehearse(model, loss, ledger.note)
+    return ledger.summary((after_block[1] - after_block[0]) * left_out if left_out else Held(0, 0))
 
 
-def _block_per_channel(config: Config, device: Device) -> float:
-    """Bytes that a block keeps for each token and unit of width."""
-    w, tp = widths(config), config.engine.tensor_parallel
-    # Input in float32, normalised, times weight; then the modulated input of the linear layer.
-    norm = 3 * FP32 + w.product_input
-    # Fused: qkv, as v is a view of it, rotated q and k, output. Plain: q, k and v made contiguous, output; with a soft
-    # cap q and k in float32.
-    attention = (6 if fused_attention(config, device) else 4) * w.product / tp
-    if config.model.attention_soft_cap:
-        attention += 2 * (FP32 - w.product) / tp
-    mlp = 8 * w.product / tp  # before and after GELU
-    # A branch before its gate, and the mask of dropout: a bool in CUDA's kernel, a number in the CPU's.
-    dropout = 0 if config.model.dropout == 0 else 1 if device == "cuda" else w.product
-    return 2 * norm + attention + mlp + 2 * (w.product + dropout)
+class _Ledger(TorchDispatchMode):
+    """Notes what storages come and go.
 
-
-def _attention_extra(config: Config, device: Device) -> float:
-    """Bytes that attention keeps for each token beside those of its width."""
-    w, heads = widths(config), config.model.n_heads / config.engine.tensor_parallel
-    if fused_attention(config, device):
-        return heads * FP32  # logarithms of the softmax's sums
-    kept = w.product  # what the softmax gives, as the product with v takes it
-    if config.model.attention_soft_cap:
-        kept += FP32 + (FP32 if w.product != FP32 else 0)  # tanh, and what the softmax gives, in float32
-    return heads * config.data.length * kept
-
-
-def _per_row(config: Config) -> int:
-    """Bytes kept for each masked row and unit of width: the gathered hidden state, and a teacher's beside it."""
-    return FP32 * objective_of(config.objective).costs(config).heads
-
-
-def _per_chunk_row(config: Config) -> int:
-    """The same for rows whose logits exist: what the head's norm makes of them."""
-    return 2 * FP32 + widths(config).product_input
-
-
-def _loss_bytes(config: Config) -> tuple[int, int]:
-    """Bytes for each logit at the worst moments of forward and backward.
-
-    NELBO: forward has logits and log-probabilities; backward log-probabilities, their gradient and that of the
-    logits. With tensor parallelism the library works in place in a copy of the logits.
-    Two heads: forward has the teacher's logits, log-probabilities of both, their difference, and what the divergence
-    makes of them; backward what autograd kept of these and two gradients.
+    Args:
+        weights: tensors that are there already, and are not counted.
+        bool_masks: count a byte for each number of a mask of dropout, as a GPU's kernel keeps them.
     """
-    logit = widths(config).product
-    widened = 0 if logit == FP32 else FP32
-    if made := objective_of(config.objective).costs(config).kept_logits:
-        return logit + made * FP32, made * FP32
-    if config.engine.tensor_parallel > 1:
-        return logit + widened + FP32, FP32 + 2 * logit
-    return logit + widened + FP32, 3 * FP32
+
+    def __init__(self, weights: list[nn.Parameter], bool_masks: bool) -> None:
+        super().__init__()
+        self.bool_masks = bool_masks
+        self.held = Held(0, 0)
+        self._changes: list[tuple[int, Held]] = []  # number of a storage, and what it adds
+        self._moments: dict[str, tuple[int, int]] = {}  # place in the changes, and bytes of the tensor of then
+        self._gradients: dict[int, int] = {}  # bytes, by number of the storage
+        self._number: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        for weight in weights:
+            self._number[weight.untyped_storage()] = -1
+            weight.register_post_accumulate_grad_hook(self._drop_gradient)
+
+    def note(self, moment: str, tensor: Tensor) -> None:
+        """Mark a moment, at which a tensor is there; of two by one name the later counts."""
+        self._moments[moment] = len(self._changes), tensor.untyped_storage().nbytes()
+
+    def summary(self, more: Held) -> Activations:
+        """What was found.
+
+        Args:
+            more: what blocks that were left out keep.
+        """
+        levels = [Held(0, 0)]
+        for number, held in self._changes:
+            levels.append(levels[-1] if number in self._gradients else levels[-1] + held)
+        hidden, loss, backbone, end = (self._moments[name][0] for name in ("hidden", "loss", "backbone", "end"))
+        first_block = self._moments.get("first block", (backbone, 0))[0]
+
+        def worst(start: int, stop: int) -> Held:
+            return max(levels[start : stop + 1], key=lambda held: held.activations + held.copies)
+
+        return Activations(
+            kept=levels[hidden].activations - self._moments["hidden"][1] + more.activations,
+            forward=worst(hidden, loss) + more,
+            loss=worst(loss, backbone) + more,
+            last_block=worst(backbone, first_block) + more,
+            first_block=worst(first_block, end),
+            head_gradients=sum(size for number, size in self._gradients.items() if number < backbone),
+        )
+
+    def __torch_dispatch__(
+        self, function: Any, types: Iterable[type], arguments: tuple[Any, ...] = (), named: Any = None
+    ) -> Any:
+        result = function(*arguments, **(named or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._number:
+                size = tensor.untyped_storage().nbytes()
+                is_copy = function is torch.ops.aten._to_copy.default and self._is_weight(arguments[0])
+                self._number[tensor.untyped_storage()] = len(self._changes)
+                self._add(tensor, Held(0, size) if is_copy else Held(size, 0))
+        if self.bool_masks and function is torch.ops.aten.bernoulli_.float:
+            self._add(result, Held(result.numel() - result.nbytes, 0))
+        return result
+
+    def _add(self, tensor: Tensor, held: Held) -> None:
+        """Count `held` for as long as the tensor's storage lives."""
+        storage = tensor.untyped_storage()
+        self._change(self._number[storage], held)
+        weakref.finalize(storage, self._change, self._number[storage], held * -1)
+
+    def _is_weight(self, tensor: Tensor) -> bool:
+        return self._number.get(tensor.untyped_storage()) == -1
+
+    def _change(self, number: int, held: Held) -> None:
+        self._changes.append((number, held))
+        self.held += held
+
+    def _drop_gradient(self, weight: Tensor) -> None:
+        assert weight.grad is not None
+        self._gradients[self._number[weight.grad.untyped_storage()]] = weight.grad.untyped_storage().nbytes()
+        weight.grad = None

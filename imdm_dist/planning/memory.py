@@ -1,8 +1,8 @@
 """Memory of one rank, by part and by phase of an optimizer step.
 
 What DeepSpeed 0.19 allocates is taken from its source (`runtime/engine.py`, `runtime/zero/stage_1_and_2.py`,
-`runtime/zero/stage3.py`) and checked by measurement; so is what torch does (`activations.py`). `P` below is the
-number of parameters of a tensor-parallel rank, `dp` that of data-parallel ranks, and sizes are bytes.
+`runtime/zero/stage3.py`) and checked by measurement; what torch keeps is measured (`activations.py`). `dp` is the number
+of data-parallel ranks, and sizes are bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from imdm_dist.config.schema import Config
 from imdm_dist.objectives.batch import strata
 from imdm_dist.objectives.objective import objective_of
-from imdm_dist.planning.activations import FP32, Activations, Device, activations, widths
+from imdm_dist.planning.activations import Activations, Device, activations
 from imdm_dist.planning.parameters import Parameters, count_parameters
 from imdm_dist.training.engine.deepspeed import BUCKET
 
@@ -26,6 +26,8 @@ BASE: dict[Device, int] = {"cpu": 500_000_000, "cuda": 1_000_000_000}
 """Of a process before there is a model: libraries; on a GPU its context and the workspaces of cuBLAS."""
 NCCL = 1_000_000_000
 """Buffers of NCCL, where there are several GPUs."""
+
+FP32 = 4
 
 ByPhase = tuple[int, ...]
 
@@ -72,16 +74,18 @@ def rank_memory(
         "optimizer state": 2 * FP32 * shard,
         "EMA": FP32 * shard,
     }
-    teachers = objective_of(config.objective).costs(config).teachers
+    width = weight_width(config)
+    objective = objective_of(config.objective)
+    teachers = int(objective.needs_teacher)
     staged = FP32 * count.rank * (4 + teachers) // dp if _saves_aside(config) else 0
     parts: dict[str, ByPhase] = {
         "weights": _weights(config, count, shard, dp),
-        "bf16 copies of weights": _copies(config, count),
-        "gradients": _gradients(config, count, shard, micro_batches > 1),
+        "bf16 copies of weights": _copies(live),
+        "gradients": _gradients(config, count, shard, micro_batches > 1, live.head_gradients),
         **{name: _always(size if on_device else 0) for name, size in state.items()},
-        "teacher": _always(widths(config).weight * count.rank * teachers),
-        "activations": _kept(config, live),
-        "loss chunk": (live.rows + live.loss_forward, live.rows + live.loss_backward, 0, 0, 0, 0),
+        "teacher": _always(width * count.rank * teachers),
+        "activations": (live.kept, live.kept, live.last_block.activations, live.first_block.activations, 0, 0),
+        "loss chunk": (live.forward.activations - live.kept, live.loss.activations - live.kept, 0, 0, 0, 0),
         "ZeRO buffers": _buffers(config, count, shard, dp, device),
         "checkpoint copy": _always(staged if device == "cpu" else 0),
         "framework": _always(BASE[device] + (NCCL if device == "cuda" and world > 1 else 0)),
@@ -89,9 +93,14 @@ def rank_memory(
     host = 0
     if device == "cuda":
         # Offloaded: masters, moments, EMA, their gradient, and a copy in the width of the weights.
-        host = staged + (0 if on_device else sum(state.values()) + (FP32 + widths(config).weight) * shard)
+        host = staged + (0 if on_device else sum(state.values()) + (FP32 + width) * shard)
     checkpoint = FP32 * count_parameters(config.model, vocab_size).total * (4 + teachers)
     return Memory(parts, host, checkpoint)
+
+
+def weight_width(config: Config) -> int:
+    """Bytes of a weight as forward has it, and of its gradient."""
+    return 2 if config.engine.precision == "bf16" else FP32
 
 
 def worst_masked_share(config: Config, micro_batch: int) -> float:
@@ -117,29 +126,21 @@ def _always(size: int) -> ByPhase:
 
 def _weights(config: Config, count: Parameters, shard: int, dp: int) -> ByPhase:
     """ZeRO 3 keeps a shard and gathers the rest, which its settings let live from forward to the end of backward."""
-    width = widths(config).weight
+    width = weight_width(config)
     if config.engine.zero_stage < 3 or dp == 1:
         return _always(width * count.rank)
     own, gathered = width * shard, width * (shard + min(count.rank, LIVE_PARAMETERS))
     return gathered, gathered, gathered, gathered, gathered, own
 
 
-def _copies(config: Config, count: Parameters) -> ByPhase:
-    """Autocast makes them in forward; backward has those that autograd kept."""
-    if config.engine.precision != "autocast":
-        return _always(0)
-    head = 2 * count.rank_head
-    # megatron-core's layers keep the float32 weight instead, and recomputed blocks keep nothing.
-    few = config.engine.recompute or config.engine.tensor_parallel > 1
-    made = head if config.engine.tensor_parallel > 1 else 2 * count.rank_linear
-    kept = head if few else made
-    return made, kept, kept - head, (kept - head) // config.model.n_blocks, 0, 0
+def _copies(live: Activations) -> ByPhase:
+    return *(held.copies for held in (live.forward, live.loss, live.last_block, live.first_block)), 0, 0
 
 
-def _gradients(config: Config, count: Parameters, shard: int, accumulates: bool) -> ByPhase:
+def _gradients(config: Config, count: Parameters, shard: int, accumulates: bool, head: int) -> ByPhase:
     """Gradients of parameters, and in the update those that the optimizer works on."""
-    stage, width = config.engine.zero_stage, widths(config).weight
-    whole, part, head = width * count.rank, width * shard, width * count.rank_head
+    stage, width = config.engine.zero_stage, weight_width(config)
+    whole, part = width * count.rank, width * shard
     if stage == 0:
         held = whole if accumulates else 0
         return held, held, held + head, whole, whole, whole
@@ -157,15 +158,9 @@ def _gradients(config: Config, count: Parameters, shard: int, accumulates: bool)
     return held, held, held + head, whole if stage == 1 else held, reduced, part + max(part + wider, norm)
 
 
-def _kept(config: Config, live: Activations) -> ByPhase:
-    again = live.block if config.engine.recompute else 0
-    first = live.block + live.masks + live.moment
-    return live.kept, live.kept, live.kept + again + live.moment, first, 0, 0
-
-
 def _buffers(config: Config, count: Parameters, shard: int, dp: int, device: Device) -> ByPhase:
     """Flat buffers that gradients are reduced in. On a CPU only what is written to takes memory."""
-    stage, width = config.engine.zero_stage, widths(config).weight
+    stage, width = config.engine.zero_stage, weight_width(config)
     if stage == 0:
         flat = width * min(count.rank, BUCKET + count.rank_largest) if dp > 1 else 0
         return 0, 0, 0, 0, flat, 0

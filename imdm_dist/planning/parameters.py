@@ -8,14 +8,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from imdm_dist.config.model import ModelConfig
-from imdm_dist.model import Backbone, build_backbone
-from imdm_dist.parallel.cuts import cut_of
-
-NOISE_MLP = "vocab_embed.imdm_mlp."
+from imdm_dist.model import sketch
 
 
 @dataclass(frozen=True)
@@ -28,10 +22,6 @@ class Parameters:
     """The mask embedding (the noise MLP of an infinite mask, the rows of a finite one), whole."""
     rank: int
     """What a tensor-parallel rank holds of both, padding included."""
-    rank_linear: int
-    """Of these, weights of linear layers: what autocast keeps in bfloat16 as well."""
-    rank_head: int
-    """Of these, the weight of the head."""
     rank_largest: int
     """The largest tensor of the rank."""
 
@@ -44,23 +34,14 @@ class Parameters:
 @functools.cache
 def count_parameters(model: ModelConfig, vocab_size: int, tensor_parallel: int = 1) -> Parameters:
     """Count the parameters of a model, and those of one of `tensor_parallel` ranks."""
-    dit = _meta_model(model, vocab_size)
-    linear = {f"{name}.weight" for name, module in dit.named_modules() if isinstance(module, nn.Linear)}
+    backbone = sketch(model, vocab_size)
     whole = {True: 0, False: 0}
-    rank = rank_linear = rank_head = largest = 0
-    for name, parameter in dit.named_parameters():
-        whole[name.startswith(NOISE_MLP)] += parameter.numel()
-        cut = cut_of(name)
+    rank = largest = 0
+    for name, parameter in backbone.named_parameters():
+        whole[backbone.is_of_mask(name)] += parameter.numel()
+        cut = backbone.cut_of(name)
         size = parameter.shape[cut.dim] if cut else 1
         ours = parameter.numel() // size * (-(-size // tensor_parallel) if cut else 1)
         rank += ours
-        rank_linear += ours if name in linear else 0
-        rank_head += ours if name == "output_layer.linear.weight" else 0
         largest = max(largest, ours)
-    return Parameters(whole[False], whole[True], rank, rank_linear, rank_head, largest)
-
-
-@functools.cache
-def _meta_model(model: ModelConfig, vocab_size: int) -> Backbone:
-    with torch.device("meta"):
-        return build_backbone(model, vocab_size, vocab_size - 1)
+    return Parameters(whole[False], whole[True], rank, largest)

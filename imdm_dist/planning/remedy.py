@@ -34,18 +34,25 @@ def first_remedy(
     In this order, each rung with all that were before: fewer rows of logits at a time, a smaller micro-batch,
     recomputation, a higher ZeRO stage, more tensor parallelism, offload.
     """
-    for engine in _ladder(config, world, gpus_per_node, device):
-        changed = replace(config, engine=engine)
-        count = config.train.global_batch * engine.tensor_parallel // world
-        micro_batch = engine.micro_batch or count
-        peak = rank_memory(changed, vocab_size, world, micro_batch, count // micro_batch, device).peak
-        if peak <= room:
-            new, old = vars(engine), vars(config.engine)
-            return Remedy({f"engine.{name}": new[name] for name in new if new[name] != old[name]}, peak)
+    for rungs in _ladder(config, world, gpus_per_node, device):
+        if _peak(config, rungs[-1], vocab_size, world, device) > room:
+            continue  # nor do those that take more
+        for engine in rungs:
+            if (peak := _peak(config, engine, vocab_size, world, device)) <= room:
+                new, old = vars(engine), vars(config.engine)
+                return Remedy({f"engine.{name}": new[name] for name in new if new[name] != old[name]}, peak)
     return None
 
 
-def _ladder(config: Config, world: int, gpus_per_node: int, device: Device) -> Iterator[EngineConfig]:
+def _peak(config: Config, engine: EngineConfig, vocab_size: int, world: int, device: Device) -> int:
+    count = config.train.global_batch * engine.tensor_parallel // world
+    micro_batch = engine.micro_batch or count
+    changed = replace(config, engine=engine)
+    return rank_memory(changed, vocab_size, world, micro_batch, count // micro_batch, device).peak
+
+
+def _ladder(config: Config, world: int, gpus_per_node: int, device: Device) -> Iterator[list[EngineConfig]]:
+    """Settings to try, in lists of which the last takes least."""
     engine = config.engine
     offloads = [engine.offload_optimizer] + [True] * (device == "cuda" and not engine.offload_optimizer)
     more = (2**power for power in range(1, 10))
@@ -54,7 +61,7 @@ def _ladder(config: Config, world: int, gpus_per_node: int, device: Device) -> I
         for tp in more
         if engine.tensor_parallel < tp <= min(world, gpus_per_node)
         and world % tp == 0
-        and config.model.n_heads % tp == 0
+        and config.model.divisible % tp == 0
         and config.train.global_batch % (world // tp) == 0
     ]
     all_stages: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
@@ -67,8 +74,8 @@ def _ladder(config: Config, world: int, gpus_per_node: int, device: Device) -> I
         count = config.train.global_batch * tp // world
         now = min(engine.micro_batch or count, count)
         sizes = [size for size in range(now, 0, -1) if count % size == 0]
-        for size, chunk in product(sizes, chunks):
-            yield replace(
+        yield [
+            replace(
                 engine,
                 offload_optimizer=offload,
                 tensor_parallel=tp,
@@ -77,3 +84,5 @@ def _ladder(config: Config, world: int, gpus_per_node: int, device: Device) -> I
                 micro_batch=engine.micro_batch if size == now and tp == engine.tensor_parallel else size,
                 loss_chunk_rows=chunk,
             )
+            for size, chunk in product(sizes, chunks)
+        ]

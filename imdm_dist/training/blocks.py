@@ -8,15 +8,13 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from typing import cast
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from imdm_dist.config.training import EngineConfig
 from imdm_dist.model import Backbone
-from imdm_dist.model.dit.model import LayerNorm
+from imdm_dist.model.layers import LayerNorm
 from imdm_dist.training.apex import apex_layer_norm
 
 
@@ -31,7 +29,7 @@ def prepare_blocks(model: Backbone, config: EngineConfig) -> Backbone:
         for module in model.modules():
             if isinstance(module, LayerNorm):
                 module.normalise = normalise  # type: ignore[method-assign, assignment]
-    for block in cast(nn.ModuleList, model.blocks):
+    for block in model.blocks:
         if config.compile:
             block.compile()
         if config.recompute:

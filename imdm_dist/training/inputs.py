@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from imdm_dist.checkpoint.format import PATTERN, glance
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.data import DataConfig
@@ -19,7 +17,7 @@ from imdm_dist.config.setting import meaning_of
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.data.prepare import NotPreparedError, prepare
 from imdm_dist.data.tokens import Tokens, tokens_of
-from imdm_dist.model import build_backbone
+from imdm_dist.model import sketch
 from imdm_dist.objectives.objective import objective_of
 from imdm_dist.problems import refuse
 
@@ -73,16 +71,13 @@ def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any
 def misfits(given: ModelRecord, config: Config, ours: Tokens) -> Iterator[str]:
     """What keeps a run of `config` from starting at a model's weights."""
     theirs, wanted = given.model, config.model
-    same = True
-    for name in ("hidden_dim", "n_blocks", "n_heads", "cond_dim", "attention_soft_cap"):
-        there, here = getattr(theirs, name), getattr(wanted, name)
-        if there != here:
-            same = False
-            yield f"has model.{name}={there}, here it is {here}: set model.{name}={there}"
+    unlike_settings = theirs.unlike(wanted)
+    for name, (there, here) in unlike_settings.items():
+        yield f"has model.{name}={there}, here it is {here}: set model.{name}={there}"
     if unlike := given.tokens.unlike(ours, length=False):
         yield unlike
     ours_by_name = _sizes(wanted)
-    if same and any(ours_by_name.get(name) != size for name, size in _sizes(theirs).items()):
+    if not unlike_settings and any(ours_by_name.get(name) != size for name, size in _sizes(theirs).items()):
         differing = [name for name in vars(theirs.mask) if getattr(theirs.mask, name) != getattr(wanted.mask, name)]
         there, here = (
             ", ".join(f"model.mask.{name}={getattr(mask, name)}" for name in differing)
@@ -92,9 +87,7 @@ def misfits(given: ModelRecord, config: Config, ours: Tokens) -> Iterator[str]:
 
 
 def _sizes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        dit = build_backbone(model, 3, 2)
-    return {name: tuple(parameter.shape) for name, parameter in dit.named_parameters()}
+    return {name: tuple(parameter.shape) for name, parameter in sketch(model, 3).named_parameters()}
 
 
 def coupling_tokens(folder: Path) -> Tokens:

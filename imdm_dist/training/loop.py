@@ -14,7 +14,7 @@ from tqdm import tqdm
 from imdm_dist.checkpoint.write import lost_without
 from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config
-from imdm_dist.device import steady_allocator
+from imdm_dist.device import peak_flops, steady_allocator
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.objective import build_objective, objective_of
 from imdm_dist.objectives.validation import validation_figures, validation_sums
@@ -133,7 +133,9 @@ def _train(
     engine, state = build(run, topology)
     objective = state.objective
     log = MetricsLog(folder, run.done, mirror, about) if topology.first else None
-    flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)
+    flops = None
+    if topology.first and peak_flops(topology.device):  # what MFU is a share of
+        flops = step_flops(config, run.data.train.vocab_size, run.cut.micro_batch)
     init = "" if run.done else config.inputs.init
     meter = Meter(settings.global_batch, run.data.train.length, topology, flops, settings.max_skipped, init)
 

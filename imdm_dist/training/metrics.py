@@ -52,13 +52,13 @@ class Meter:
         examples: of a step, over all ranks.
         length: tokens of an example.
         topology: losses are shares of the data-parallel ranks; they stay on the device until the interval ends.
-        flops: operations of a step over all ranks, by part.
+        flops: operations of a step over all ranks, by part; None where no MFU is wanted.
         max_skipped: steps in a row without a finite gradient, after which `check` raises.
         init: what the first of these steps starts from, if it is the first of a run with inputs.init.
     """
 
     def __init__(
-        self, examples: int, length: int, topology: Topology, flops: StepFlops, max_skipped: int, init: str = ""
+        self, examples: int, length: int, topology: Topology, flops: StepFlops | None, max_skipped: int, init: str = ""
     ) -> None:
         self.examples, self.length, self.topology, self.max_skipped = examples, length, topology, max_skipped
         self.flops, self._peak = flops, peak_flops(topology.device)
@@ -109,7 +109,7 @@ class Meter:
             "data_wait_s": round(self._data_wait, 4),
             "memory_gb": round(peak_memory(self.topology.device) / 1e9, 3),
         }
-        if self._peak:
+        if self._peak and self.flops:
             able = self._peak * self.topology.world * seconds / len(losses)
             useful = self.flops.backbone + self.flops.teacher
             line["mfu"], line["mfu_backbone"] = (useful + self.flops.head) / able, useful / able

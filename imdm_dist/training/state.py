@@ -13,8 +13,8 @@ from imdm_dist.checkpoint.format import Checkpoint, Piece
 from imdm_dist.checkpoint.write import Saver, owners, retire
 from imdm_dist.config import to_dict
 from imdm_dist.config.names import Weights
+from imdm_dist.model.cuts import share
 from imdm_dist.objectives.objective import Objective
-from imdm_dist.parallel.cuts import cut_of, share
 from imdm_dist.provenance import versions
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine.deepspeed import QUANTITIES, Engine, Fragments
@@ -73,7 +73,7 @@ class TrainState:
 
     def _mine(self, pieces: dict[str, Piece], split: bool) -> dict[str, Piece]:
         """What this rank writes: nothing that another rank has too and writes."""
-        topology = self.topology
+        topology, cut_of = self.topology, self.run.model.cut_of
         owner = owners({name: piece.tensor.numel() for name, piece in pieces.items()}, topology.dp)
         return {
             name: piece
@@ -88,7 +88,8 @@ class TrainState:
         engine.prepare_load(lambda model: objective.loss(model, batch), len(run.cut.pieces))
 
         def share_of(quantity: str, name: str) -> Tensor:
-            return share(checkpoint.full(quantity, name), cut_of(name), self.topology.tp_rank, self.topology.tp)
+            cut = run.model.cut_of(name)
+            return share(checkpoint.full(quantity, name), cut, self.topology.tp_rank, self.topology.tp)
 
         engine.load(share_of, checkpoint.state["updates"])
         with torch.no_grad():

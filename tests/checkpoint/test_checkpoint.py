@@ -15,7 +15,8 @@ import torch
 from imdm_dist.checkpoint import format as checkpoint_format
 from imdm_dist.checkpoint.format import Piece, check, newest_checkpoint
 from imdm_dist.checkpoint.write import Saver, owners, retained, retire
-from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig, to_dict
+from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.topology import start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,7 @@ ABOUT = {"config": {}, "shapes": {"a": [4]}, "ranks": {"tensor_parallel": 1, "da
 
 
 def saver(folder, **settings):
-    return Saver(folder, start(1, ModelConfig()), TrainConfig(**settings))
+    return Saver(folder, start(1, DitConfig()), TrainConfig(**settings))
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -125,7 +126,7 @@ def step_of(found):
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path):
     """SIGKILL three times, each a moment after some checkpoint; whole checkpoints only, and the same end."""
     config = Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.1),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.1),
         data=DataConfig(source="synthetic", cache=str(tmp_path / "data")),
         train=TrainConfig(steps=120, global_batch=8, save_every=2, log_every=10),
     )

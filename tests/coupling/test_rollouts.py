@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from imdm_dist.chain.rollouts import generate_coupling
-from imdm_dist.config import Config, CouplingConfig, DataConfig, ModelConfig, TrainConfig
+from imdm_dist.config import Config, CouplingConfig, DataConfig, TrainConfig
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ def home(tmp_path_factory):
     text = home / "text.txt"
     text.write_text("".join(f"row {i} says {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(200)))
     config = Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=2, n_heads=2, dropout=0.0),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=2, n_heads=2, dropout=0.0),
         data=DataConfig(
             source="files", train=(str(text),), valid=(str(text),), bpe_size=300, length=24, cache=str(home / "data")
         ),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from imdm_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainConfig
+from imdm_dist.config import Config, DataConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 from imdm_dist.config.evaluation import EvaluatorConfig
 from imdm_dist.data import Dataset, load_tokenizer, prepare
 from imdm_dist.data.tokenizer import train_bpe
@@ -21,6 +21,7 @@ from imdm_dist.evaluation.causal_lm import load_causal_lm, train_evaluator
 from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
 from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_sequences
 from imdm_dist.files import read_json
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.training.loop import train
 
 LENGTH = 12
@@ -41,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(home: Path) -> Config:
     text = (str(home / "text.txt"),)
     return Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.0),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.0),
         data=DataConfig(
             source="files",
             train=text,

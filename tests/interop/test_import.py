@@ -15,15 +15,17 @@ from safetensors.torch import save_file
 
 from imdm_dist import draws
 from imdm_dist.checkpoint.model import initialise, load_model
-from imdm_dist.config.model import MODEL_SIZES, MaskConfig, ModelConfig
+from imdm_dist.config.model import MaskConfig
 from imdm_dist.data import load_tokenizer
 from imdm_dist.data.tokenizer import END_OF_TEXT, train_bpe
 from imdm_dist.files import read_json, sha256_file
 from imdm_dist.interop import import_checkpoint, run_folder
 from imdm_dist.interop.naming import own_name
-from imdm_dist.interop.shape import deduce
 from imdm_dist.interop.source import Source
 from imdm_dist.model import build_backbone
+from imdm_dist.model.dit import DitConfig
+from imdm_dist.model.dit.published import deduce
+from imdm_dist.model.dit.settings import MODEL_SIZES
 from tests.commands.test_tools import call
 from tests.published_dit import PublishedDiT
 
@@ -239,7 +241,7 @@ def test_training_starts_from_an_import(tmp_path, monkeypatch, small, tokenizer)
     loaded = load_model(tmp_path / "run")
     settings = {"size": "custom", "hidden_dim": 32, "n_blocks": 2, "n_heads": 2}
     student = build_backbone(
-        ModelConfig(**settings, mask=MaskConfig(kind="infinite", noise_dim=5)), tokenizer[1], tokenizer[1] - 1
+        DitConfig(**settings, mask=MaskConfig(kind="infinite", noise_dim=5)), tokenizer[1], tokenizer[1] - 1
     )
     initialise(student, loaded)
     assert_same(types.SimpleNamespace(model=student.eval()), small[1], tokenizer[1] - 1)
@@ -249,7 +251,7 @@ def test_training_starts_from_an_import(tmp_path, monkeypatch, small, tokenizer)
 @pytest.mark.parametrize("size", MODEL_SIZES)
 def test_published_sizes_are_known_by_their_shapes(size, vocab_size):
     with torch.device("meta"):
-        model = build_backbone(ModelConfig(size=size), vocab_size, 103)
+        model = build_backbone(DitConfig(size=size), vocab_size, 103)
     shape = deduce(Source(Path("x"), "", {}, {}), dict(model.named_parameters()), {})
     assert (shape.model["size"], shape.model["n_heads"]) == (size, MODEL_SIZES[size][2])
     assert shape.origins["n_heads"] == f"the size {size}"

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imdm_dist.config.model import MaskConfig, ModelConfig
+from imdm_dist.config.model import MaskConfig
 from imdm_dist.model import Backbone, build_backbone, masked_rows
-from imdm_dist.model.dit.model import capped_attention
+from imdm_dist.model.dit import DitConfig
+from imdm_dist.model.layers import capped_attention
 from tests.small import small_config, small_model
 
 GPT2, BERT = (50258, 50257), (30522, 103)
@@ -32,7 +33,7 @@ def count(config, vocab):
 
 @pytest.mark.parametrize(("size", "vocab", "millions", "tensors"), PUBLISHED)
 def test_sizes(size, vocab, millions, tensors):
-    sizes = count(ModelConfig(size=size), vocab)
+    sizes = count(DitConfig(size=size), vocab)
     assert round(sum(sizes) / 1e6, 2) == millions
     assert len(sizes) == tensors
 
@@ -42,19 +43,19 @@ def test_sizes(size, vocab, millions, tensors):
 )
 def test_noise_mlp_sizes(size, noise_dim, millions):
     mask = MaskConfig(kind="infinite", noise_dim=noise_dim)
-    more = sum(count(ModelConfig(size=size, mask=mask), GPT2)) - sum(count(ModelConfig(size=size), GPT2))
+    more = sum(count(DitConfig(size=size, mask=mask), GPT2)) - sum(count(DitConfig(size=size), GPT2))
     assert round(more / 1e6, 2) == millions
 
 
 def test_finite_mask_of_the_paper_matches_the_mlp():
     mask = MaskConfig(kind="finite", n_states=6144)
-    more = sum(count(ModelConfig(mask=mask), BERT)) - sum(count(ModelConfig(), BERT))
+    more = sum(count(DitConfig(mask=mask), BERT)) - sum(count(DitConfig(), BERT))
     assert more == 6144 * 768
 
 
 def test_names_and_shapes():
     with torch.device("meta"):
-        state = build_backbone(ModelConfig(mask=MaskConfig(kind="infinite")), *GPT2).state_dict()
+        state = build_backbone(DitConfig(mask=MaskConfig(kind="infinite")), *GPT2).state_dict()
     d = 768
     expected = {
         "vocab_embed.embedding": (50258, d),
@@ -236,7 +237,7 @@ def test_untrained_logits_are_uniform():
 
 @pytest.mark.parametrize("output_bias", [False, True])
 def test_output_bias_is_a_choice(output_bias):
-    config = ModelConfig(size="tiny", mask=MaskConfig(kind="infinite", output_bias=output_bias))
+    config = DitConfig(size="tiny", mask=MaskConfig(kind="infinite", output_bias=output_bias))
     with torch.device("meta"):
         names = build_backbone(config, *GPT2).state_dict()
     assert ("vocab_embed.imdm_mlp.2.bias" in names) == output_bias

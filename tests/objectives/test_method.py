@@ -14,13 +14,13 @@ from imdm_dist.config import (
     DataConfig,
     InputsConfig,
     MaskConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from imdm_dist.coupling import Coupling
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.draws import Purpose
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.redi import RediConfig
 from imdm_dist.paper.two_tokens import noise_response, table1_row
 from imdm_dist.training.loop import train
@@ -31,7 +31,7 @@ def base(tmp_path_factory):
     """An MDM of the language and a coupling rolled out by it."""
     home = tmp_path_factory.mktemp("method")
     config = Config(
-        model=ModelConfig(size="custom", hidden_dim=48, n_blocks=2, n_heads=2, dropout=0.0),
+        model=DitConfig(size="custom", hidden_dim=48, n_blocks=2, n_heads=2, dropout=0.0),
         data=DataConfig(source="synthetic", cache=str(home / "data")),
         optimizer=OptimizerConfig(lr=3e-3, warmup_steps=20, ema_decay=0.9),
         train=TrainConfig(steps=120, global_batch=64, save_every=1000),

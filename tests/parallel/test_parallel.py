@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imdm_dist.config import ModelConfig, TrainConfig
-from imdm_dist.model import Vocabulary, build_backbone, masked_rows
+from imdm_dist.config import TrainConfig
+from imdm_dist.model import Vocabulary, build_backbone, masked_rows, sketch
+from imdm_dist.model.cuts import Cut, join, share
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.row_loss import divergence_sum
-from imdm_dist.parallel.cuts import Cut, cut_of, join, share
 from imdm_dist.parallel.environment import Place, place_of_this_process
 from imdm_dist.parallel.topology import check_topology, joined
 from tests import parity
@@ -61,13 +62,14 @@ def test_shares_join_to_the_whole(cut, shape, ranks):
 def test_every_rank_gets_whole_heads():
     heads, width = 4, 3
     rows = torch.arange(3 * heads * width)  # packed (three, head, width)
-    part = share(rows[:, None], cut_of("blocks.0.attn_qkv.weight"), 1, 2).view(3, 2, width)
+    cut = sketch(small_config(), 11).cut_of("blocks.0.attn_qkv.weight")
+    part = share(rows[:, None], cut, 1, 2).view(3, 2, width)
     assert torch.equal(part, rows.view(3, heads, width)[:, 2:])
 
 
 def test_what_is_cut_is_what_is_meant_to_be():
     model = build_backbone(small_config("infinite"), 11, 10)
-    uncut = {name.rpartition(".")[0] for name, _ in model.named_parameters() if cut_of(name) is None}
+    uncut = {name.rpartition(".")[0] for name, _ in model.named_parameters() if model.cut_of(name) is None}
     assert {name.removeprefix("blocks.1.") for name in uncut if not name.startswith("blocks.0")} == {
         "sigma_map.mlp.0",
         "sigma_map.mlp.2",
@@ -81,7 +83,7 @@ def test_what_is_cut_is_what_is_meant_to_be():
 
 
 def test_divisions_that_cannot_be_are_refused_with_those_that_can():
-    model = ModelConfig(size="custom", hidden_dim=96, n_heads=6, n_blocks=1)
+    model = DitConfig(size="custom", hidden_dim=96, n_heads=6, n_blocks=1)
     with pytest.raises(ValueError, match="engine.tensor_parallel=4 .*8 ranks .*n_heads=6: set it to one of 1, 2$"):
         check_topology(8, 4, model)
     with pytest.raises(ValueError, match="set it to one of 1$"):
@@ -97,7 +99,7 @@ def split_vocabulary(place, size, mask_id, kinds):
     from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
 
     whole = Vocabulary(size, mask_id)
-    with joined(place.world, ModelConfig(size="custom", hidden_dim=8, n_heads=4, n_blocks=1), place) as topology:
+    with joined(place.world, DitConfig(size="custom", hidden_dim=8, n_heads=4, n_blocks=1), place) as topology:
         return compare(place, whole, SplitVocabulary(whole, topology), kinds)
 
 
@@ -148,7 +150,7 @@ def draw_from_no_distributions(place, size, mask_id):
     none[1, size // 2] = 0.0
     logits = torch.cat((logits.flatten(0, 1), none))
     uniform = torch.rand(len(logits), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    with joined(place.world, ModelConfig(size="custom", hidden_dim=8, n_heads=4, n_blocks=1), place) as topology:
+    with joined(place.world, DitConfig(size="custom", hidden_dim=8, n_heads=4, n_blocks=1), place) as topology:
         split = SplitVocabulary(whole, topology)
         ours = split.rule_out(share(logits, Cut(1), place.rank, place.world).clone())
         return whole.invert_cdf(whole.rule_out(logits), uniform), split.invert_cdf(ours, uniform)
@@ -206,7 +208,7 @@ def test_a_split_model_has_the_same_logits_and_names(ranks, kind):
     for worst, shared, same_names in ranks(2).run(split_logits, kind):
         assert worst < 1e-5
         assert same_names
-        assert all(cut_of(name) for name in shared) and "blocks.0.mlp.2.weight" in shared
+        assert all(map(sketch(small_config(kind), 101).cut_of, shared)) and "blocks.0.mlp.2.weight" in shared
 
 
 # --- training

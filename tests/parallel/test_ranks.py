@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 
 from imdm_dist.checkpoint.format import newest_checkpoint
-from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from imdm_dist.config import Config, DataConfig, TrainConfig
 from imdm_dist.config.training import EngineConfig
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel import failure
 from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.loop import train
@@ -56,7 +57,7 @@ def test_a_signal_to_any_rank_saves_and_stops_all_and_the_run_goes_on_as_if_noth
     # To the end in another division of the work, against a run that nothing happened to.
     last = found.step + 10
     config = Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(cache)),
         engine=EngineConfig(micro_batch=4),
         train=TrainConfig(steps=last, global_batch=8, log_every=1),
@@ -122,7 +123,7 @@ def test_what_the_user_got_wrong_is_said_once(tmp_path, cache):
 def test_the_time_budget_stops_a_run_that_is_then_resumed_exactly(tmp_path, cache):
     def config(steps, **settings):
         return Config(
-            model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.1),
+            model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.1),
             data=DataConfig(source="synthetic", cache=str(cache)),
             train=TrainConfig(steps=steps, global_batch=8, log_every=1, **settings),
         )
@@ -143,7 +144,7 @@ def test_handlers_are_put_back_and_called(tmp_path, cache):
     before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
     try:
         config = Config(
-            model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+            model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
             data=DataConfig(source="synthetic", cache=str(cache)),
             train=TrainConfig(steps=3, global_batch=8),
         )

@@ -14,17 +14,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, ModelConfig, load_config
+from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, load_config
 from imdm_dist.data.tokenizer import train_bpe
 from imdm_dist.diffusion.reveal import plan_reveals, reveal_steps
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.draws import Purpose, derive_seed
 from imdm_dist.model import masked_rows
-from imdm_dist.model.dit import DiT
+from imdm_dist.model.cuts import share
+from imdm_dist.model.dit import DiT, DitConfig
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
-from imdm_dist.objectives.flops import MASKED, flops_per_token, forward_per_mask, pair_cost
+from imdm_dist.objectives.flops import MASKED, pair_cost, pass_flops
 from imdm_dist.objectives.sdtt import plan_teacher, second_pass_share
-from imdm_dist.parallel.cuts import cut_of, share
 from imdm_dist.planning.activations import activations
 from imdm_dist.planning.memory import PHASES, rank_memory, worst_masked_share
 from imdm_dist.planning.parameters import count_parameters
@@ -35,7 +35,7 @@ from imdm_dist.training.blocks import prepare_blocks
 from tests.small import small_config
 
 ROOT = Path(__file__).resolve().parents[2]
-LARGE = ModelConfig(size="large", mask=MaskConfig(kind="infinite", noise_dim=2048))
+LARGE = DitConfig(size="large", mask=MaskConfig(kind="infinite", noise_dim=2048))
 GPT2 = 50_258
 
 
@@ -59,7 +59,7 @@ def test_counts_are_those_of_a_real_model_and_of_its_shares(kind):
     for ranks in (1, 2, 4):
         count = count_parameters(config, vocab_size, ranks)
         assert count.total == sum(p.numel() for p in model.parameters()) and count.noise_mlp == mask
-        shares = [share(p.detach(), cut_of(name), 0, ranks).numel() for name, p in model.named_parameters()]
+        shares = [share(p.detach(), model.cut_of(name), 0, ranks).numel() for name, p in model.named_parameters()]
         assert (count.rank, count.rank_largest) == (sum(shares), max(shares))
 
 

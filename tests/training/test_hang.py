@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from imdm_dist.checkpoint.format import newest_checkpoint
-from imdm_dist.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig, load_config
+from imdm_dist.config import Config, DataConfig, EngineConfig, TrainConfig, load_config
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.failure import EXIT_HUNG, Log
 from imdm_dist.training import hang as module
 from imdm_dist.training.hang import HangWatch
@@ -68,7 +69,7 @@ def said(errors: list[str]) -> str:
 
 def config(cache: Path, steps: int, **engine: object) -> Config:
     return Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(cache)),
         engine=EngineConfig(**engine),
         train=TrainConfig(steps=steps, global_batch=8, log_every=1, save_every=3),

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from imdm_dist.config import Config, DataConfig, TrainConfig
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.failure import log_path
 from imdm_dist.training import heartbeat as module
 from imdm_dist.training.ema import Ema
@@ -21,7 +22,7 @@ RANK_0 = SimpleNamespace(first=True, rank=0, world=4)
 
 def tiny(home: Path, **settings: object) -> Config:
     return Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(home)),
         train=TrainConfig(**({"steps": 6, "global_batch": 8, "log_every": 1, "save_every": 2} | settings)),
     )

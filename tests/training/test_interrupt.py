@@ -18,10 +18,11 @@ from imdm_dist.chain import rollouts
 from imdm_dist.checkpoint.format import newest_checkpoint
 from imdm_dist.checkpoint.write import Saver, lost_without
 from imdm_dist.cli import guarded
-from imdm_dist.config import Config, CouplingConfig, DataConfig, EvaluatorConfig, ModelConfig, TrainConfig
+from imdm_dist.config import Config, CouplingConfig, DataConfig, EvaluatorConfig, TrainConfig
 from imdm_dist.coupling.shard import present_shards
 from imdm_dist.data import prepare
 from imdm_dist.evaluation import causal_lm
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.training import loop, setup
 from imdm_dist.training.heartbeat import read_heartbeat
@@ -48,7 +49,7 @@ def every_press_counts(monkeypatch):
 def config(cache, **train):
     settings = {"steps": 60, "global_batch": 8, "log_every": 1, "save_every": 4, "valid_rows": 2} | train
     return Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=cache),
         train=TrainConfig(**settings),
     )

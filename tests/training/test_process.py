@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imdm_dist.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
+from imdm_dist.config import Config, DataConfig, EngineConfig, TrainConfig
 from imdm_dist.device import KERNEL_CACHES, KERNELS, flushed_denormals
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.training import loop
 from imdm_dist.training.loop import train
 
@@ -73,7 +74,7 @@ def test_what_training_sets_for_the_process_is_put_back(tmp_path, monkeypatch, e
         return is_flushed(), dict(os.environ), list(warnings.filters), F.linear, flags, generator
 
     config = Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(tmp_path / "data")),
         engine=EngineConfig(zero_stage=3),
         train=TrainConfig(steps=2, global_batch=8, log_every=1, deterministic=True),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from imdm_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from imdm_dist.config import Config, DataConfig, TrainConfig
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.training import wandb_sync as module
 from imdm_dist.training.heartbeat import Pulse, write_heartbeat
 from imdm_dist.training.loop import train
@@ -129,7 +130,7 @@ def test_without_a_network_one_line_says_so(monkeypatch):
 
 def test_real_offline_segments_of_a_resumed_run_share_one_id(tmp_path, capfd):
     config = Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(tmp_path / "data")),
         train=TrainConfig(steps=2, global_batch=8, log_every=1, wandb="offline"),
     )
@@ -157,7 +158,7 @@ def no_key(tmp_path, monkeypatch):
 
 def tiny(tmp_path: Path) -> Config:
     return Config(
-        model=ModelConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
+        model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(tmp_path / "data")),
         train=TrainConfig(steps=2, global_batch=8, log_every=1, wandb="online"),
     )

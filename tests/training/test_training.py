@@ -20,12 +20,12 @@ from imdm_dist.config import (
     EngineConfig,
     InputsConfig,
     MaskConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
+from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.examples import DataExamples, cut_batch
 from imdm_dist.objectives.redi import CouplingExamples, RediConfig
 from imdm_dist.objectives.sdtt import SdttConfig
@@ -50,7 +50,7 @@ def text_config(home, **sections):
         texts.write_text("".join(f"line {i} has the words {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(300)))
     model = {"size": "custom", "hidden_dim": 32, "n_blocks": 2, "n_heads": 2, "dropout": 0.1}
     base = Config(
-        model=ModelConfig(**model),
+        model=DitConfig(**model),
         data=DataConfig(
             source="files", train=(str(texts),), valid=(str(texts),), bpe_size=300, length=12, cache=str(home / "data")
         ),

@@ -17,80 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imdm_dist.config.model import ModelConfig
 from imdm_dist.model.backbone import Backbone
-from imdm_dist.model.mask_embedding import MaskedRows, build_mask
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm without bias, normalised in float32 under any precision."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.normalise(x.float()) * self.weight
-
-    def normalise(self, x: Tensor) -> Tensor:
-        """To mean 0 and variance 1 along the last axis."""
-        return F.layer_norm(x, x.shape[-1:])
-
-
-class Rotary(nn.Module):
-    """Angles of rotary position embedding, base 10,000, halves rotated."""
-
-    inv_freq: Tensor
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.register_buffer("inv_freq", self._frequencies(torch.device("cpu")))
-
-    def _frequencies(self, device: torch.device) -> Tensor:
-        exponent = torch.arange(0, self.head_dim, 2, device=device, dtype=torch.float32) / self.head_dim
-        return 1.0 / 10_000**exponent
-
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, float32 [L, E]."""
-        # The buffer is part of the public format, but an engine may cast it to bf16, where angles are useless.
-        angle = torch.outer(
-            torch.arange(length, device=self.inv_freq.device, dtype=torch.float32),
-            self._frequencies(self.inv_freq.device),
-        )
-        angle = torch.cat((angle, angle), dim=-1)
-        return angle.cos(), angle.sin()
-
-
-def rotate(x_BLHE: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
-    """Apply rotary position embedding."""
-    first, second = x_BLHE.chunk(2, dim=-1)
-    cos, sin = cos_LE[:, None].to(x_BLHE.dtype), sin_LE[:, None].to(x_BLHE.dtype)
-    return x_BLHE * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def plain_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
-    """Attention of every position to every other, by plain products."""
-    score = q_BHLE @ k_BHLE.transpose(2, 3) / math.sqrt(q_BHLE.shape[-1])
-    return score.softmax(dim=-1).to(v_BHLE.dtype) @ v_BHLE
-
-
-def capped_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, soft_cap: float) -> Tensor:
-    """Attention with scores squashed to (-soft_cap, soft_cap), which are float32 under any precision.
-
-    Here a fused kernel would go: `benchmarks/gpu.py` measures torch's flex_attention beside it.
-    """
-    with torch.autocast(q_BHLE.device.type, enabled=False):
-        q_BHLE, k_BHLE = full_precision(q_BHLE), full_precision(k_BHLE)
-        score = q_BHLE @ k_BHLE.transpose(2, 3) / math.sqrt(q_BHLE.shape[-1])
-        weight = (soft_cap * torch.tanh(score / soft_cap)).softmax(dim=-1)
-        return weight.to(v_BHLE.dtype) @ v_BHLE
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 where it has that."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from imdm_dist.model.dit.cuts import CUTS
+from imdm_dist.model.dit.published import MASK, PUBLISHED
+from imdm_dist.model.dit.rotary import Rotary, rotate
+from imdm_dist.model.dit.settings import DitConfig
+from imdm_dist.model.layers import LayerNorm, attention
+from imdm_dist.model.mask_embedding import MaskedRows
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -117,32 +50,18 @@ class TimestepEmbedder(nn.Module):
 
 
 class EmbeddingLayer(nn.Module):
-    """Token embeddings, plus the mask embedding's offset at masked positions."""
+    """The table of token embeddings; the mask embedding stands beside it."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: DitConfig, vocab_size: int) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(vocab_size, config.hidden_dim))
         nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
-        self.imdm_mlp = build_mask(config.mask, config.hidden_dim)  # the name public IMDM checkpoints use
-
-    def lookup(self, x_BL: Tensor) -> Tensor:
-        """Rows of the embedding table."""
-        return F.embedding(x_BL, self.embedding)
-
-    def forward(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
-        # The residual stream begins here; blocks add to it in its own precision, whatever that of their products.
-        h_BLD = full_precision(self.lookup(x_BL))
-        if self.imdm_mlp is None:
-            return h_BLD
-        assert masked is not None, "a stochastic mask needs the keys of its noise"
-        offset_MD = self.imdm_mlp.offset(masked).to(h_BLD.dtype)
-        return h_BLD.flatten(0, 1).index_add(0, masked.flat_M, offset_MD).view_as(h_BLD)
 
 
 class Block(nn.Module):
     """One transformer block with adaLN modulation and gates that start at zero."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: DitConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
         self.n_heads, self.dropout, self.soft_cap = config.n_heads, config.dropout, config.attention_soft_cap
@@ -174,19 +93,14 @@ class Block(nn.Module):
         q_BHLE = rotate(q_BLHE, cos_LE, sin_LE).transpose(1, 2)
         k_BHLE = rotate(k_BLHE, cos_LE, sin_LE).transpose(1, 2)
         v_BHLE = v_BLHE.transpose(1, 2)
-        if self.soft_cap:
-            out_BHLE = capped_attention(q_BHLE, k_BHLE, v_BHLE, self.soft_cap)
-        elif q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16:
-            out_BHLE = plain_attention(q_BHLE, k_BHLE, v_BHLE)  # the CPU's fused kernel takes twice as long in bf16
-        else:
-            out_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE)
+        out_BHLE = attention(q_BHLE, k_BHLE, v_BHLE, self.soft_cap)
         return out_BHLE.transpose(1, 2).flatten(2)
 
 
 class FinalLayer(nn.Module):
     """Modulated norm and the head, whose weight and bias start at zero: untrained logits are uniform."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: DitConfig, vocab_size: int) -> None:
         super().__init__()
         self.norm_final = LayerNorm(config.hidden_dim)
         self.linear = nn.Linear(config.hidden_dim, vocab_size)
@@ -203,9 +117,15 @@ class FinalLayer(nn.Module):
 class DiT(Backbone):
     """The family `dit`: see `Backbone` for what it is given."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, mask_id: int) -> None:
+    Config = DitConfig
+    cuts = CUTS
+    mask_name = MASK
+    public = PUBLISHED
+
+    def __init__(self, config: DitConfig, vocab_size: int, mask_id: int) -> None:
         super().__init__(config, vocab_size, mask_id)
         self.vocab_embed = EmbeddingLayer(config, vocab_size)
+        self.make_mask(config.hidden_dim)
         self.sigma_map = TimestepEmbedder(config.cond_dim)
         self.rotary_emb = Rotary(config.hidden_dim // config.n_heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
@@ -213,7 +133,7 @@ class DiT(Backbone):
 
     def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
         """See `Backbone`."""
-        h_BLD = self.vocab_embed(x_BL, masked)
+        h_BLD = self.with_mask(self.vocabulary.embed(x_BL, self.vocab_embed.embedding), masked)
         cond_1C = self.sigma_map()
         cos_LE, sin_LE = self.rotary_emb(x_BL.shape[1])
         for block in self.blocks:

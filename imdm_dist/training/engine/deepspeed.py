@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from imdm_dist.config.training import EngineConfig, OptimizerConfig
 from imdm_dist.model import Backbone
-from imdm_dist.parallel.cuts import cut_of
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.optimizers import build_optimizer
 
@@ -166,6 +165,7 @@ class Engine:
         if topology.dp > 1:
             self._engine.allreduce_gradients(bucket_size=BUCKET)
         grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        cut_of = self.backbone.cut_of
         # What every tensor-parallel rank holds counts once.
         counted = [grad for name, grad in grads.items() if topology.tp_rank == 0 or cut_of(name) is not None]
         square = torch.stack(torch._foreach_norm(counted)).square().sum()

@@ -1,12 +1,10 @@
-"""How tensor parallel cuts each parameter: by name, as pure functions of tensors, so that files can be cut and joined.
+"""How tensor parallel divides a parameter, as pure functions of tensors, so that files can be divided and joined too.
 
-qkv rows are packed (three, head, width): each of the three is cut alone, which gives every rank whole heads.
-Embedding and head are cut by vocabulary rows, padded to a multiple of the ranks.
+Which parameter is divided along which dimension is said by its family, and by its mask.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -22,19 +20,6 @@ class Cut:
     """Which dimension."""
     blocks: int = 1
     """Equal blocks along it that are each divided: 3 for qkv."""
-
-
-_CUTS = {
-    r"vocab_embed\.embedding|output_layer\.linear\.(weight|bias)": Cut(0),
-    r"blocks\.\d+\.attn_qkv\.weight": Cut(0, blocks=3),
-    r"blocks\.\d+\.mlp\.0\.(weight|bias)|vocab_embed\.imdm_mlp\.0\.(weight|bias)": Cut(0),
-    r"blocks\.\d+\.(attn_out|mlp\.2)\.weight|vocab_embed\.imdm_mlp\.2\.weight": Cut(1),
-}
-
-
-def cut_of(name: str) -> Cut | None:
-    """How a parameter is cut; None if every rank holds all of it."""
-    return next((cut for pattern, cut in _CUTS.items() if re.fullmatch(pattern, name)), None)
 
 
 def share(full: Tensor, cut: Cut | None, rank: int, ranks: int) -> Tensor:

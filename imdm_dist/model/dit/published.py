@@ -1,28 +1,26 @@
-"""What model a checkpoint is of: read from the shapes of its tensors, from its settings where shapes do not tell.
-
-Legend: D hidden width, E head width, C conditioning width, K noise dimensions, V vocabulary.
-"""
+"""The checkpoints of MDLM, SDTT and IMDM: what model one is of, read from the shapes of its tensors, and from its
+settings where shapes do not tell."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from imdm_dist.config.model import MODEL_SIZES
 from imdm_dist.config.require import require
-from imdm_dist.interop.source import Source
-from imdm_dist.model.dit.model import Rotary
+from imdm_dist.model.dit.rotary import frequencies
+from imdm_dist.model.dit.settings import MODEL_SIZES
+from imdm_dist.model.mask_embedding import deduce_mask
+from imdm_dist.model.public_format import Deduced, Described, PublicFormat
 
-EMBEDDING = "vocab_embed.embedding"
+MASK = "vocab_embed.imdm_mlp"
+"""Name of the noise MLP in IMDM's checkpoints."""
+_EMBEDDING = "vocab_embed.embedding"
 _CONDITION = "sigma_map.mlp.0.weight"
 _ANGLES = "rotary_emb.inv_freq"
-_NOISE = "vocab_embed.imdm_mlp.0.weight"
-_NOISE_BIAS = "vocab_embed.imdm_mlp.2.bias"
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _PUBLISHED_SOFT_CAP = 50
 """Of the IMDM authors' runs on LM1B."""
@@ -35,19 +33,7 @@ _UNSUITED = (
 """Settings of the source, the values that this framework's model has, and what another value means."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The model section of a checkpoint's configuration."""
-
-    model: dict[str, Any]
-    """Settings of the section model, as `imdm_dist.config` reads them."""
-    vocab_size: int
-    """V, the mask included."""
-    origins: dict[str, str]
-    """Where the settings come from that shapes do not tell."""
-
-
-def deduce(source: Source, tensors: Mapping[str, Tensor], asked: Mapping[str, Any]) -> Shape:
+def deduce(source: Described, tensors: Mapping[str, Tensor], asked: Mapping[str, Any]) -> Deduced:
     """Find the model's settings.
 
     Args:
@@ -62,12 +48,12 @@ def deduce(source: Source, tensors: Mapping[str, Tensor], asked: Mapping[str, An
         value = source.setting(*names)
         if isinstance(value, str | bool) and value not in fitting:
             raise ValueError(f"the checkpoint has {names[0]}={value}: its model {meaning}; take an MDLM-like one")
-    for name in (EMBEDDING, _CONDITION):
+    for name in (_EMBEDDING, _CONDITION):
         if name not in tensors or tensors[name].dim() != 2:
             raise ValueError(
                 f"the file has no matrix {name}: it is of another architecture; take an MDLM, SDTT or IMDM checkpoint"
             )
-    vocab_size, hidden_dim = tensors[EMBEDDING].shape
+    vocab_size, hidden_dim = tensors[_EMBEDDING].shape
     found: dict[str, Any] = {
         "hidden_dim": hidden_dim,
         "n_blocks": len({block[1] for block in map(_BLOCK.match, tensors) if block}),
@@ -78,7 +64,7 @@ def deduce(source: Source, tensors: Mapping[str, Tensor], asked: Mapping[str, An
     _check_angles(tensors, hidden_dim // found["n_heads"])
     sizes = (found["hidden_dim"], found["n_blocks"], found["n_heads"])
     found["size"] = next((name for name, one in MODEL_SIZES.items() if one == sizes), "custom")
-    found["mask"] = _mask(tensors)
+    found["mask"] = deduce_mask(_of_mask(tensors))
     for name, value in asked.get("mask", {}).items():
         theirs = found["mask"].get(name, value)
         require(
@@ -89,12 +75,12 @@ def deduce(source: Source, tensors: Mapping[str, Tensor], asked: Mapping[str, An
     dropout = source.setting("model.dropout", "dropout")
     if isinstance(dropout, int | float):
         found["dropout"] = dropout
-    found["attention_soft_cap"], cap_from = _soft_cap(source, found, vocab_size, asked)
-    return Shape(found, vocab_size, {"n_heads": heads_from, "attention_soft_cap": cap_from})
+    found["attention_soft_cap"], cap_from = _soft_cap(source, bool(_of_mask(tensors)), vocab_size, asked)
+    return Deduced(found, vocab_size, {"n_heads": heads_from, "attention_soft_cap": cap_from})
 
 
 def _heads(
-    source: Source, tensors: Mapping[str, Tensor], found: Mapping[str, Any], asked: Mapping[str, Any]
+    source: Described, tensors: Mapping[str, Tensor], found: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> tuple[int, str]:
     """Attention heads, which shape no weight, and what says so."""
     hidden_dim = found["hidden_dim"]
@@ -141,7 +127,7 @@ def _check_asked(found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
 
 def _check_angles(tensors: Mapping[str, Tensor], head_dim: int) -> None:
     if _ANGLES in tensors:
-        ours = Rotary(head_dim).inv_freq
+        ours = frequencies(head_dim, torch.device("cpu"))
         theirs = tensors[_ANGLES].float()
         # Files cast to bf16 keep three digits.
         require(
@@ -150,22 +136,27 @@ def _check_angles(tensors: Mapping[str, Tensor], head_dim: int) -> None:
         )
 
 
-def _mask(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    if _NOISE not in tensors:
-        return {"kind": "single"}
-    return {"kind": "infinite", "noise_dim": tensors[_NOISE].shape[-1], "output_bias": _NOISE_BIAS in tensors}
+def _of_mask(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{MASK}."): one for name, one in tensors.items() if name.startswith(f"{MASK}.")}
 
 
-def _soft_cap(source: Source, found: Mapping[str, Any], vocab_size: int, asked: Mapping[str, Any]) -> tuple[float, str]:
+def _soft_cap(source: Described, noisy: bool, vocab_size: int, asked: Mapping[str, Any]) -> tuple[float, str]:
     """The attention's soft cap, which no tensor shows, and what says so."""
     said = source.setting("model.softcap", "softcap")
     if "attention_soft_cap" in asked:
         return asked["attention_soft_cap"], "the command line"
     if isinstance(said, int | float):
         return max(float(said), 0.0), "the file's settings"
-    if found["mask"]["kind"] == "infinite" and vocab_size == _BERT:
+    if noisy and vocab_size == _BERT:
         raise ValueError(
             "nothing in the file says whether its attention has a soft cap, and IMDM's authors use one on LM1B: give "
             f"model.attention_soft_cap={_PUBLISHED_SOFT_CAP}, or =0 if it was trained without"
         )
     return 0.0, "assumed: MDLM, SDTT and IMDM on OpenWebText have none"
+
+
+PUBLISHED = PublicFormat(
+    models="MDLM, SDTT or IMDM",
+    ignored={_ANGLES: "the angles follow from the width of a head; its values were compared"},
+    deduce=deduce,
+)

@@ -35,12 +35,8 @@ class Registry:
         Raises:
             ValueError: it stands for nothing, or its module lacks it.
         """
-        place = self.places.get(name, name)
-        module, colon, attribute = place.partition(":")
-        if not (module and colon and attribute):
-            near = difflib.get_close_matches(name, self.names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names)}, or a module:Class"
-            raise ValueError(f"{self.setting} is {name!r}: {hint}")
+        self.check(name)
+        module, _, attribute = self.places.get(name, name).partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
@@ -49,5 +45,30 @@ class Registry:
                 "PYTHONPATH"
             ) from None
 
+    def check(self, name: str) -> None:
+        """Check that `name` is a known one or has the form of a place; nothing is imported.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        module, colon, attribute = self.places.get(name, name).partition(":")
+        if not (module and colon and attribute):
+            near = difflib.get_close_matches(name, self.names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names)}, or a module:Class"
+            raise ValueError(f"{self.setting} is {name!r}: {hint}")
+
 
 BACKBONES = Registry("model.family", {"dit": "imdm_dist.model.dit:DiT"})
+SOURCES = Registry("a source of draws", {"counter": "imdm_dist.diffusion.source:CounterSource"})
+METRICS = Registry(
+    "evaluation.metrics",
+    {
+        "gen_ppl": "imdm_dist.evaluation.metrics.gen_ppl:GenPpl",
+        "entropy": "imdm_dist.evaluation.metrics.entropy:Entropy",
+        "distinct": "imdm_dist.evaluation.metrics.distinct:Distinct",
+        "copied": "imdm_dist.evaluation.metrics.copied:Copied",
+        "valid_ppl": "imdm_dist.evaluation.metrics.valid_ppl:ValidPpl",
+        "trigram": "imdm_dist.evaluation.metrics.trigram:Trigram",
+        "evaluator": "imdm_dist.evaluation.metrics.evaluator:Evaluator",
+    },
+)

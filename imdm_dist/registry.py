@@ -59,7 +59,7 @@ class Registry:
 
 
 BACKBONES = Registry("model.family", {"dit": "imdm_dist.model.dit:DiT"})
-SOURCES = Registry("a source of draws", {"counter": "imdm_dist.diffusion.source:CounterSource"})
+SOURCES = Registry("coupling.source or evaluation.source", {"counter": "imdm_dist.diffusion.source:CounterSource"})
 METRICS = Registry(
     "evaluation.metrics",
     {

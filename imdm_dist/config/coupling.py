@@ -7,6 +7,7 @@ from typing import Literal
 
 from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
+from imdm_dist.registry import SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,11 @@ class CouplingConfig:
     """Coupling seed; a pair's own seed is derived from it and the pair's index."""
     weights: Weights = "ema"
     """Which weights of the teacher roll out."""
+    source: str = "counter"
+    """Source of a rollout's draws: counter (independent), or one of your own as module:Class."""
 
     def __post_init__(self) -> None:
+        SOURCES.check(self.source)
         for name in ("pairs", "shards", "steps", "batch"):
             require(getattr(self, name) >= 1, f"coupling.{name} is {getattr(self, name)}: set it to 1 or more")
         require(self.pairs >= self.shards, f"coupling.pairs={self.pairs} is fewer than coupling.shards={self.shards}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imdm_dist.evaluation.text_metrics import Rows, as_array
+from imdm_dist.evaluation.rows import Rows, as_array
 from imdm_dist.perplexity import exp_of_mean
 
 

@@ -16,10 +16,10 @@ from imdm_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig, 
 from imdm_dist.config.evaluation import EvaluatorConfig
 from imdm_dist.data import Dataset, load_tokenizer, prepare
 from imdm_dist.data.tokenizer import train_bpe
-from imdm_dist.evaluation import evaluate as evaluating
 from imdm_dist.evaluation.causal_lm import load_causal_lm, train_evaluator
-from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
+from imdm_dist.evaluation.evaluate import Candidate, evaluate
 from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_sequences
+from imdm_dist.evaluation.metrics import valid_ppl
 from imdm_dist.files import read_json
 from imdm_dist.training.loop import train
 
@@ -119,7 +119,7 @@ def test_settings_choose_the_figure_that_stands_first(
     assert (record["scored"], record["end_tokens"]) == ("text", "first")
     mean = record["figures"]["mean"]
     assert mean["gen_ppl"] == mean["gen_ppl_text_first"]
-    head = table(result).splitlines()[0]
+    head = (home / "chosen" / "table.md").read_text().splitlines()[0]
     assert "| Gen. PPL (text, no end token after the first) | Gen. PPL (ids, all end tokens) | entropy" in head
 
 
@@ -156,7 +156,7 @@ def test_a_model_that_is_beyond_all_floats_has_a_row(
 def test_evaluators_and_models_without_numbers_are_refused_before_any_sampling(
     home: Path, config: Config, data: Dataset, models: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluating, "perplexities", None)  # what would come first
+    monkeypatch.setattr(valid_ppl, "perplexities", None)  # what would come first
     lm = load_causal_lm(home / "lm")
     lm.transformer.h[0].ln_1.weight.data[0] = float("nan")
     shutil.copytree(home / "lm", home / "nan-lm")

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from imdm_dist.evaluation import text_metrics
-from imdm_dist.evaluation.text_metrics import copied_ngrams, distinct_n, ngram_hashes, sample_entropy, text_figures
+from imdm_dist.evaluation.metrics import copied
+from imdm_dist.evaluation.metrics.copied import copied_ngrams
+from imdm_dist.evaluation.metrics.distinct import distinct_n
+from imdm_dist.evaluation.metrics.entropy import sample_entropy
+from imdm_dist.evaluation.rows import ngram_hashes
 
 
 def _grams(rows: np.ndarray, n: int) -> list[tuple[int, ...]]:
@@ -48,7 +51,7 @@ def test_copied_ngrams_count_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = sum(gram in known for gram in grams) / len(grams)
     assert 0.2 < expected < 1
     assert copied_ngrams(samples, reference, n=5) == expected
-    monkeypatch.setattr(text_metrics, "_CHUNK_TOKENS", 13 * 7)
+    monkeypatch.setattr(copied, "_CHUNK_TOKENS", 13 * 7)
     assert copied_ngrams(torch.from_numpy(samples), torch.from_numpy(reference), n=5) == expected
 
 
@@ -62,7 +65,6 @@ def test_rows_shorter_than_n_have_no_figure() -> None:
     rows = np.array([[1, 2, 3]])
     assert copied_ngrams(rows, rows, n=8) is None
     assert distinct_n(rows, 4) is None
-    assert text_figures(rows, rows)["copied_8grams"] is None
 
 
 def test_hashes_tell_ngrams_of_a_large_vocabulary_apart() -> None:

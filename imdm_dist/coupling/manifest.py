@@ -16,12 +16,15 @@ from torch import Tensor
 
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.shard import Shard, damaged, present_shards, read_shard, shard_name, shard_pairs, wrong_tokens
+from imdm_dist.diffusion.source import DRAW_PRECISION
 from imdm_dist.files import has_fields, hash_json, read_record, sha256_file, write_json
 from imdm_dist.provenance import versions
 
 FORMAT = 1
 PLAN = "coupling.json"
 MANIFEST = "manifest.json"
+LATER = {"source": CouplingConfig.source}
+"""Settings that came when there were couplings already: a plan has them where they are not as they were before."""
 _ENTRY: dict[str, type] = {"file": str, "rows": int, "bytes": int, "sha256": str}
 _PLAN: dict[str, type] = dict.fromkeys(("shards", "pairs", "length", "vocab_size", "mask_id"), int)
 
@@ -46,7 +49,8 @@ def make_plan(
         prompts_PL: prompts with the mask id where to generate, or None.
         device, threads: kind of device, and torch threads of a CPU rollout: the last bits of a sum depend on them.
     """
-    return {
+    later = {name: value for name, usual in LATER.items() if (value := getattr(config, name)) != usual}
+    return later | {
         "format": FORMAT,
         "kind": config.kind,
         "pairs": config.pairs,
@@ -62,7 +66,7 @@ def make_plan(
         "vocab_size": vocab_size,
         "mask_id": mask_id,
         "length": length,
-        "draw_precision": "float64",
+        "draw_precision": DRAW_PRECISION,
         "time_grid": "uniform from the pair's time to 0 in all steps",
         "device": device,
         "threads": threads,
@@ -102,7 +106,7 @@ def check_plan(folder: Path, plan: dict[str, Any]) -> None:
     Raises:
         ValueError: it is made by another one; the message says which settings differ.
     """
-    there = read_plan(folder) or {}
+    there, plan = LATER | (read_plan(folder) or {}), LATER | plan
     differing = [key for key in [*plan, *(key for key in there if key not in plan)] if there.get(key) != plan.get(key)]
     if differing:
         words = ", ".join(f"{key} was {there.get(key)!r} and is {plan.get(key)!r}" for key in differing)

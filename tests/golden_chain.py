@@ -34,7 +34,8 @@ base:
   engine: {micro_batch: 4, loss_chunk_rows: 32}
   train: {global_batch: 16, log_every: 1, save_every: 4, valid_every: 6, valid_rows: 32}
   coupling: {pairs: 24, shards: 3, steps: 16, batch: 8}
-  evaluation: {samples: 8, steps: [2, 4], seeds: [1, 2], batch: 8, valid_draws: 2}
+  evaluation: {samples: 8, steps: [2, 4], seeds: [1, 2], batch: 8, valid_draws: 2, metrics: [gen_ppl, entropy, distinct,
+    copied, valid_ppl, trigram, evaluator]}
   evaluator: {hidden_dim: 32, n_blocks: 1, n_heads: 2, steps: 10, batch: 8}
 """
 SDTT = "objective: {kind: sdtt, rounds: 2, steps_per_round: 4, grid: 16"

@@ -71,7 +71,7 @@ def generative_perplexity(
         ValueError: a row is longer than the evaluator reads, or holds an id outside its vocabulary.
     """
     rows = as_rows(lm, rows_BL)
-    return _means(row_nll(lm, rows, batch, progress), rows, end_id)
+    return _means(nll(lm, list(rows), batch, progress), rows, end_id)
 
 
 def generative_perplexity_of_sequences(
@@ -93,16 +93,10 @@ def generative_perplexity_of_sequences(
     Raises:
         ValueError: no sequence has two ids.
     """
-    limit, batch = min(max_tokens, lm.config.max_position_embeddings), batch or scoring_batch(lm, max_tokens)
-    encoded = [torch.tensor(ids[:limit], dtype=torch.int64) for ids in sequences]
-    encoded = [ids for ids in encoded if len(ids) >= 2]
+    limit = min(max_tokens, lm.config.max_position_embeddings)
+    encoded = [torch.tensor(ids[:limit], dtype=torch.int64) for ids in sequences if min(limit, len(ids)) >= 2]
     require(bool(encoded), "no sample has two tokens of the evaluator: nothing to score, look at the samples' text")
-    # Padding stands to the right, where a causal model cannot see it from the scored tokens; its id is of no matter.
-    batches = (
-        nn.utils.rnn.pad_sequence(encoded[first : first + batch], batch_first=True)
-        for first in range(0, len(encoded), batch)
-    )
-    return _means(_nll(lm, batches, [len(ids) for ids in encoded], progress), encoded, end_id)
+    return _means(nll(lm, encoded, batch or scoring_batch(lm, max_tokens), progress), encoded, end_id)
 
 
 def as_rows(lm: PreTrainedModel, rows_BL: Rows) -> Tensor:
@@ -127,24 +121,23 @@ def as_rows(lm: PreTrainedModel, rows_BL: Rows) -> Tensor:
     return rows
 
 
-def row_nll(lm: PreTrainedModel, rows_BL: Tensor, batch: int | None = None, progress: bool = False) -> Iterator[Tensor]:
-    """Negative log-likelihoods of tokens 2 to L of each row of `as_rows`, float64 [S] on the host, S = L - 1."""
-    count, length = rows_BL.shape
-    yield from _nll(lm, rows_BL.split(batch or scoring_batch(lm, length)), [length] * count, progress)
-
-
 @torch.no_grad()
-def _nll(lm: PreTrainedModel, batches: Iterable[Tensor], lengths: list[int], progress: bool) -> Iterator[Tensor]:
+def nll(
+    lm: PreTrainedModel, sequences: Sequence[Tensor], batch: int | None = None, progress: bool = False
+) -> Iterator[Tensor]:
+    """Negative log-likelihoods of all but the first token of each sequence, float64 [S] on the host."""
     device = next(lm.parameters()).device
-    left = iter(lengths)
-    with tqdm(total=len(lengths), desc="Gen. PPL", unit="seq", leave=False, disable=not progress) as bar:
-        for rows_BL in batches:
-            rows_BL = rows_BL.to(device)
+    batch = batch or scoring_batch(lm, max(map(len, sequences)))
+    with tqdm(total=len(sequences), desc="Gen. PPL", unit="seq", leave=False, disable=not progress) as bar:
+        for first in range(0, len(sequences), batch):
+            some = sequences[first : first + batch]
+            # Padding stands to the right, where a causal model cannot see it from the scored tokens; its id is of no
+            # matter.
+            rows_BL = nn.utils.rnn.pad_sequence(list(some), batch_first=True).to(device)
             logits_BLV = lm(input_ids=rows_BL).logits
-            for row_L, logits_LV in zip(rows_BL, logits_BLV, strict=True):
-                length = next(left)
-                nll_S = F.cross_entropy(logits_LV[: length - 1].float(), row_L[1:length], reduction="none")
-                yield nll_S.double().cpu()
+            for ids, row_L, logits_LV in zip(some, rows_BL, logits_BLV, strict=True):
+                logits_SV, target_S = logits_LV[: len(ids) - 1].float(), row_L[1 : len(ids)]
+                yield F.cross_entropy(logits_SV, target_S, reduction="none").double().cpu()
                 bar.update()
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from imdm_dist.config.evaluation import EvaluationConfig
 from imdm_dist.config.names import Weights
 from imdm_dist.diffusion.sampler import SAMPLER
 from imdm_dist.diffusion.source import DRAW_PRECISION
-from imdm_dist.files import write_json
 from imdm_dist.perplexity import show_perplexity, with_error
 from imdm_dist.provenance import versions
 
@@ -57,10 +55,6 @@ class ResultRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {**asdict(self), "seeds": list(self.seeds)}
-
-    def write(self, path: Path | str) -> None:
-        """Publish as JSON."""
-        write_json(path, self.to_dict())
 
 
 def sampler_of(source: str) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from imdm_dist.chain import load_chain
 from imdm_dist.evaluation.result import ResultRecord, format_cell, mean_figures, table_markdown
+from imdm_dist.files import write_json
 from imdm_dist.paper import demo, plots, published
 from imdm_dist.paper.report import DemoReport, write_report
 from imdm_dist.paper.two_tokens import FORMULAS
@@ -96,7 +97,7 @@ def test_record_carries_what_a_figure_depends_on(tmp_path: Path) -> None:
         samples=256,
         figures=mean_figures([{"entropy": 3.0, "copied_8grams": None}, {"entropy": 4.0, "copied_8grams": None}]),
     )
-    record.write(tmp_path / "result.json")
+    write_json(tmp_path / "result.json", record.to_dict())
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["figures"] == {"entropy": 3.5, "copied_8grams": None}
     assert content["seeds"] == [42, 43]

@@ -1,6 +1,6 @@
 """Perplexities: exp of a mean loss in nats per token, with the standard error of the draws behind it.
 
-A figure of a bad model is a figure too: above 709 nats exp is infinite, which JSON has as null beside the nats.
+Above 709 nats exp is infinite: JSON then has null for the perplexity, beside the nats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rollout workers on one machine: a process for each core or GPU, all helping on the same folder.
+"""Rollout workers on one machine: a process for each core or GPU, which share the work on one coupling's folder.
 
 Shape suffixes: B batch, L length, P prompts.
 """

@@ -1,4 +1,4 @@
-"""What a coupling is made by (the plan) and what it consists of (the manifest).
+"""The plan of a coupling (its settings) and its manifest (its files, with their checksums).
 
 `coupling.json` is written first and never changes: every setting that the bytes of the shards
 depend on. `manifest.json` is written last: a folder that has one is a finished coupling.

@@ -1,4 +1,4 @@
-"""A result file: figures, and everything they depend on."""
+"""Records of a result file, and how figures look in tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a demo run: report.json for programs, report.md for people, from one content."""
+"""The report of a demo run, as report.json (for programs) and report.md (for reading)."""
 
 from __future__ import annotations
 

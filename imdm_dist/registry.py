@@ -29,14 +29,26 @@ class Registry:
         """The names, in order."""
         return tuple(self.places)
 
+    def place(self, name: str) -> tuple[str, str]:
+        """Module and attribute that `name` stands for; nothing is imported.
+
+        Raises:
+            ValueError: it stands for nothing.
+        """
+        module, colon, attribute = self.places.get(name, name).partition(":")
+        if not (module and colon and attribute):
+            near = difflib.get_close_matches(name, self.names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names)}, or a module:Class"
+            raise ValueError(f"{self.setting} is {name!r}: {hint}")
+        return module, attribute
+
     def get(self, name: str) -> Any:
         """What `name` stands for.
 
         Raises:
             ValueError: it stands for nothing, or its module lacks it.
         """
-        self.check(name)
-        module, _, attribute = self.places.get(name, name).partition(":")
+        module, attribute = self.place(name)
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
@@ -44,18 +56,6 @@ class Registry:
                 f"{self.setting} is {name!r}, which cannot be imported ({error}): correct it, or put its folder on "
                 "PYTHONPATH"
             ) from None
-
-    def check(self, name: str) -> None:
-        """Check that `name` is a known one or has the form of a place; nothing is imported.
-
-        Raises:
-            ValueError: it is neither.
-        """
-        module, colon, attribute = self.places.get(name, name).partition(":")
-        if not (module and colon and attribute):
-            near = difflib.get_close_matches(name, self.names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names)}, or a module:Class"
-            raise ValueError(f"{self.setting} is {name!r}: {hint}")
 
 
 BACKBONES = Registry("model.family", {"dit": "imdm_dist.model.dit:DiT"})

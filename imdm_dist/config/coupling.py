@@ -34,7 +34,7 @@ class CouplingConfig:
     """Source of a rollout's draws: counter (independent), or one of your own as module:Class."""
 
     def __post_init__(self) -> None:
-        SOURCES.check(self.source)
+        SOURCES.place(self.source)
         for name in ("pairs", "shards", "steps", "batch"):
             require(getattr(self, name) >= 1, f"coupling.{name} is {getattr(self, name)}: set it to 1 or more")
         require(self.pairs >= self.shards, f"coupling.pairs={self.pairs} is fewer than coupling.shards={self.shards}")

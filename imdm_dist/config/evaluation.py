@@ -40,8 +40,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for metric in self.metrics:
-            METRICS.check(metric)
-        SOURCES.check(self.source)
+            METRICS.place(metric)
+        SOURCES.place(self.source)
         require(bool(self.metrics), "evaluation.metrics is empty: give one or more")
         require(self.samples >= 1, f"evaluation.samples is {self.samples}: set it to 1 or more")
         for name in ("batch", "valid_draws"):

@@ -82,6 +82,7 @@ def main() -> None:
     heed_signals()
     from imdm_dist.chain.preflight import coupling_problems
     from imdm_dist.chain.rollouts import generate_coupling, worker_count
+    from imdm_dist.coupling.manifest import settings_of
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.parallel.environment import place_of_this_process
@@ -105,7 +106,8 @@ def main() -> None:
             raise SystemExit(EXIT_STOPPED)
     identity: dict[str, Any] = {
         "teacher": str(teacher),
-        **{name: to_dict(config)[name] for name in ("data", "coupling")},
+        "data": to_dict(config.data),
+        "coupling": settings_of(config.coupling),
     }
     prompts_PL = None
     if arguments.prompts:

@@ -14,14 +14,14 @@ from imdm_dist.registry import SOURCES
 class CouplingConfig:
     """Pairs (start, noise seed, result) made by rollouts of a teacher."""
 
+    kind: Literal["perturbed", "plain"] = "perturbed"
+    """perturbed: start from real text masked at a rate t ~ U(0, 1); plain: from masks alone."""
     pairs: int = 6400
     """Pairs in all (paper: 100,000)."""
     shards: int = 64
     """Files they are split over; a shard is the unit of work of a worker."""
     steps: int = 1024
     """Sampling steps N of a rollout."""
-    kind: Literal["perturbed", "plain"] = "perturbed"
-    """perturbed: start from real text masked at a rate t ~ U(0, 1); plain: from masks alone."""
     noise_policy: NoisePolicy = "posterior"
     """Mask noise between the steps of a rollout (the authors' code: posterior; fixed ties text to its noise)."""
     batch: int = 64

@@ -9,6 +9,7 @@ Shape suffixes: P prompts, L length.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ FORMAT = 1
 PLAN = "coupling.json"
 MANIFEST = "manifest.json"
 LATER = {"source": CouplingConfig.source}
-"""Settings that came when there were couplings already: a plan has them where they are not as they were before."""
+"""Settings that came when there were couplings already, and what a plan without them stands for."""
 _ENTRY: dict[str, type] = {"file": str, "rows": int, "bytes": int, "sha256": str}
 _PLAN: dict[str, type] = dict.fromkeys(("shards", "pairs", "length", "vocab_size", "mask_id"), int)
 
@@ -49,17 +50,9 @@ def make_plan(
         prompts_PL: prompts with the mask id where to generate, or None.
         device, threads: kind of device, and torch threads of a CPU rollout: the last bits of a sum depend on them.
     """
-    later = {name: value for name, usual in LATER.items() if (value := getattr(config, name)) != usual}
-    return later | {
+    return {
         "format": FORMAT,
-        "kind": config.kind,
-        "pairs": config.pairs,
-        "shards": config.shards,
-        "steps": config.steps,
-        "noise_policy": config.noise_policy,
-        "batch": config.batch,
-        "seed": config.seed,
-        "weights": config.weights,
+        **settings_of(config),
         "teacher": teacher,
         "data": data,
         "prompts": None if prompts_PL is None else prompts_digest(prompts_PL),
@@ -71,6 +64,11 @@ def make_plan(
         "device": device,
         "threads": threads,
     }
+
+
+def settings_of(config: CouplingConfig) -> dict[str, Any]:
+    """The settings of a coupling that identify it; those of `LATER` only where they are not as they always were."""
+    return {name: value for name, value in asdict(config).items() if LATER.get(name) != value}
 
 
 def prompts_digest(prompts_PL: Tensor) -> str:

@@ -34,8 +34,7 @@ base:
   engine: {micro_batch: 4, loss_chunk_rows: 32}
   train: {global_batch: 16, log_every: 1, save_every: 4, valid_every: 6, valid_rows: 32}
   coupling: {pairs: 24, shards: 3, steps: 16, batch: 8}
-  evaluation: {samples: 8, steps: [2, 4], seeds: [1, 2], batch: 8, valid_draws: 2, metrics: [gen_ppl, entropy, distinct,
-    copied, valid_ppl, trigram, evaluator]}
+  evaluation: {samples: 8, steps: [2, 4], seeds: [1, 2], batch: 8, valid_draws: 2}
   evaluator: {hidden_dim: 32, n_blocks: 1, n_heads: 2, steps: 10, batch: 8}
 """
 SDTT = "objective: {kind: sdtt, rounds: 2, steps_per_round: 4, grid: 16"
@@ -71,6 +70,8 @@ stages:
   - {{name: redi, kind: train, init: sdtt, coupling: pairs, set: {{train: {{steps: 4}}, objective: {{kind: redi}}}}}}
 """
 DIVISIONS = {"zero1": ("zero_stage=1",), "zero3": ("zero_stage=3",), "tp": ("tensor_parallel=2", "zero_stage=2")}
+METRICS = "table/evaluation.metrics=[gen_ppl, entropy, distinct, copied, valid_ppl, trigram, evaluator]"
+"""What every table had before a setting said so."""
 FIGURES = ("loss", "grad_norm", "lr", "valid_ppl_raw", "round", "dt")
 
 
@@ -94,7 +95,7 @@ def main() -> None:
 def run(folder: Path) -> Iterator[tuple[str, str]]:
     """Run all, and give the hash of each number by name."""
     runs = folder / "runs"
-    _chain(folder, "whole", WHOLE, ["tools/run_chain.py"], ["--workers", "1"])
+    _chain(folder, "whole", WHOLE, ["tools/run_chain.py"], ["--workers", "1", METRICS])
     for name, settings in DIVISIONS.items():
         overrides = [f"engine.{setting}" for setting in settings]
         tool = ["tools/pipeline.py", "run"]

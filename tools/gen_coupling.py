@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.cli import guarded
-from imdm_dist.config import Config, load_config, load_over, to_dict
+from imdm_dist.config import Config, identifying_settings, load_config, load_over, to_dict
 from imdm_dist.files import hash_json
 from imdm_dist.problems import refuse
 from imdm_dist.signals import EXIT_STOPPED, heed_signals, leaving_at_signals
@@ -82,7 +82,6 @@ def main() -> None:
     heed_signals()
     from imdm_dist.chain.preflight import coupling_problems
     from imdm_dist.chain.rollouts import generate_coupling, worker_count
-    from imdm_dist.coupling.manifest import settings_of
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.parallel.environment import place_of_this_process
@@ -107,7 +106,7 @@ def main() -> None:
     identity: dict[str, Any] = {
         "teacher": str(teacher),
         "data": to_dict(config.data),
-        "coupling": settings_of(config.coupling),
+        "coupling": identifying_settings(config.coupling),
     }
     prompts_PL = None
     if arguments.prompts:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.chain.entries import Kind, check_entries, check_section
-from imdm_dist.config import Config, build, parse_overrides, read_yaml, to_dict
+from imdm_dist.config import Config, Layer, build, parse_overrides, read_yaml, to_dict
 from imdm_dist.config.yaml_text import dump_yaml
 from imdm_dist.files import check_name
+from imdm_dist.objectives.objective import coupling_readers, objective_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +123,13 @@ def _with_evaluators(
 
 def _stage(path: Path | str, base: dict[str, Any], entry: dict[str, Any], overrides: Sequence[str]) -> Stage:
     where = f"stage {entry['name']} of {path}"
-    ours = [o for o in overrides if "/" not in o.split("=")[0]]
-    ours += [o.partition("/")[2] for o in overrides if o.split("=")[0].startswith(f"{entry['name']}/")]
+    of_all = [o for o in overrides if "/" not in o.split("=")[0]]
+    ours = [o.partition("/")[2] for o in overrides if o.split("=")[0].startswith(f"{entry['name']}/")]
     layers = [
-        (f"in {path}", base),
-        (f"in {where}", entry.get("set") or {}),
-        ("on the command line", parse_overrides(Config, ours)),
+        Layer(f"in {path}", base, shared=True),
+        Layer(f"in {where}", entry.get("set")),
+        Layer("on the command line", parse_overrides(Config, of_all), shared=True),
+        Layer("on the command line", parse_overrides(Config, ours)),
     ]
     given = {key: value for key, value in entry.items() if key != "set" and value is not None}
     stage = Stage(config=build(Config, layers), **given)
@@ -138,10 +140,12 @@ def _stage(path: Path | str, base: dict[str, Any], entry: dict[str, Any], overri
         )
     if inputs.coupling or (inputs.init and stage.kind != "given"):
         raise ValueError(f"{where} sets inputs.*: name the stages with init and coupling instead")
-    objective = stage.config.objective.kind
-    if stage.kind == "train" and (objective == "redi") != bool(stage.coupling):
-        remedy = "set objective.kind=redi or leave out" if stage.coupling else "name the stage that makes its pairs in"
-        raise ValueError(f"{where} has objective.kind={objective}: {remedy} coupling")
+    objective = stage.config.objective
+    if stage.kind == "train" and objective_of(objective).reads_coupling != bool(stage.coupling):
+        remedy = "name the stage that makes its pairs in"
+        if stage.coupling:
+            remedy = f"set objective.kind={' or '.join(coupling_readers())} or leave out"
+        raise ValueError(f"{where} has objective.kind={objective.kind}: {remedy} coupling")
     return stage
 
 
@@ -182,10 +186,10 @@ def _common(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {
         k: _common(v, other[k]) if isinstance(v, dict) else v
         for k, v in one.items()
-        if isinstance(v, dict) or (k in other and v == other[k])
+        if k in other and (isinstance(v, dict) or v == other[k])
     }
 
 
 def _different(one: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """The settings of `one` that `base` lacks."""
-    return {k: _different(v, base[k]) if isinstance(v, dict) else v for k, v in one.items() if v != base.get(k)}
+    return {k: _different(v, base.get(k, {})) if isinstance(v, dict) else v for k, v in one.items() if v != base.get(k)}

@@ -7,23 +7,24 @@ from typing import Any
 
 from imdm_dist.chain.chain import Stage
 from imdm_dist.checkpoint.format import PATTERN, find_checkpoint, newest_checkpoint
-from imdm_dist.config import to_dict
+from imdm_dist.config import shaping_settings
 from imdm_dist.coupling import verify
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, read_record, sha256_file
-from imdm_dist.training.setup import SHAPING_SETTINGS, total_steps, unread_by
+from imdm_dist.training.setup import total_steps
 
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
-_SETTINGS = {
+_READS = {
     "given": (),
-    "train": ("model", "objective", "optimizer", "inputs", "train.steps", *SHAPING_SETTINGS),
+    "train": ("model", "objective", "optimizer", "inputs", "engine.*", "train.*"),
     "coupling": ("coupling",),
     "evaluator": ("evaluator", "engine.precision"),
     "evaluation": ("evaluation", "train.valid_rows"),
 }
-"""Settings that a kind of stage depends on; its data count by what they hold, not by what they are called."""
+"""What a kind of stage depends on, as `shaping_settings` is told it; its data count by what they hold, not by what they
+are called."""
 _STATE = {"step": int, "files": dict}
 _RESULT = {"evaluator": "model.safetensors", "evaluation": "result.json"}
 
@@ -48,15 +49,7 @@ def stage_identity(stage: Stage, inputs: dict[str, str], may_build: bool = True)
 
 def shaping(stage: Stage) -> dict[str, Any]:
     """The settings that a stage's result depends on."""
-    settings = to_dict(stage.config)
-    kept: dict[str, Any] = {}
-    for key in _SETTINGS[stage.kind]:
-        section, _, name = key.partition(".")
-        kept[key] = settings[section][name] if name else settings[section]
-    if "objective" in kept:
-        unread = unread_by(stage.config.objective.kind)
-        kept["objective"] = {name: value for name, value in kept["objective"].items() if name not in unread}
-    return kept
+    return shaping_settings(stage.config, *_READS[stage.kind])
 
 
 def result_digest(stage: Stage, folder: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
+from imdm_dist.config.setting import setting
 from imdm_dist.registry import SOURCES
 
 
@@ -30,7 +31,7 @@ class CouplingConfig:
     """Coupling seed; a pair's own seed is derived from it and the pair's index."""
     weights: Weights = "ema"
     """Which weights of the teacher roll out."""
-    source: str = "counter"
+    source: str = setting("counter", later=True)
     """Source of a rollout's draws: counter (independent), or one of your own as module:Class."""
 
     def __post_init__(self) -> None:

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.claim import EXPIRY_S, Claim, Claims
 from imdm_dist.coupling.manifest import (
-    LATER,
     MANIFEST,
     check_plan,
     manifest_of,
     plan_of,
     read_manifest,
+    whole_plan,
     write_manifest,
     write_plan,
 )
@@ -85,7 +85,7 @@ def generate(
 def _check_inputs(
     config: CouplingConfig, plan: dict[str, Any], data: TokenFile | None, prompts_PL: Tensor | None
 ) -> None:
-    assert asdict(config).items() <= (LATER | plan).items(), "the plan is that of another config"
+    assert asdict(config).items() <= whole_plan(plan).items(), "the plan is that of another config"
     length, vocab_size = plan["length"], plan["vocab_size"]
     if prompts_PL is not None:
         if config.kind != "plain":

@@ -9,12 +9,12 @@ Shape suffixes: P prompts, L length.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from imdm_dist.config import identifying_settings, to_dict
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.shard import Shard, damaged, present_shards, read_shard, shard_name, shard_pairs, wrong_tokens
 from imdm_dist.diffusion.source import DRAW_PRECISION
@@ -24,8 +24,6 @@ from imdm_dist.provenance import versions
 FORMAT = 1
 PLAN = "coupling.json"
 MANIFEST = "manifest.json"
-LATER = {"source": CouplingConfig.source}
-"""Settings that came when there were couplings already, and what a plan without them stands for."""
 _ENTRY: dict[str, type] = {"file": str, "rows": int, "bytes": int, "sha256": str}
 _PLAN: dict[str, type] = dict.fromkeys(("shards", "pairs", "length", "vocab_size", "mask_id"), int)
 
@@ -52,7 +50,7 @@ def make_plan(
     """
     return {
         "format": FORMAT,
-        **settings_of(config),
+        **identifying_settings(config),
         "teacher": teacher,
         "data": data,
         "prompts": None if prompts_PL is None else prompts_digest(prompts_PL),
@@ -66,9 +64,9 @@ def make_plan(
     }
 
 
-def settings_of(config: CouplingConfig) -> dict[str, Any]:
-    """The settings of a coupling that identify it; those of `LATER` only where they are not as they always were."""
-    return {name: value for name, value in asdict(config).items() if LATER.get(name) != value}
+def whole_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan with the settings that came after it was made: at their defaults, which is how it was made."""
+    return to_dict(CouplingConfig()) | plan
 
 
 def prompts_digest(prompts_PL: Tensor) -> str:
@@ -104,7 +102,7 @@ def check_plan(folder: Path, plan: dict[str, Any]) -> None:
     Raises:
         ValueError: it is made by another one; the message says which settings differ.
     """
-    there, plan = LATER | (read_plan(folder) or {}), LATER | plan
+    there, plan = whole_plan(read_plan(folder) or {}), whole_plan(plan)
     differing = [key for key in [*plan, *(key for key in there if key not in plan)] if there.get(key) != plan.get(key)]
     if differing:
         words = ", ".join(f"{key} was {there.get(key)!r} and is {plan.get(key)!r}" for key in differing)

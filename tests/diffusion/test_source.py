@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imdm_dist import draws
-from imdm_dist.config import CouplingConfig, EvaluationConfig
+from imdm_dist.config import CouplingConfig, EvaluationConfig, identifying_settings
 from imdm_dist.config.names import NoisePolicy
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.diffusion.source import CounterSource
@@ -89,3 +89,11 @@ def test_a_source_that_is_not_there_is_refused() -> None:
             section(source="countr")
     with pytest.raises(ValueError, match="source is 'tests.nowhere:X', which cannot be imported"):
         draw_samples(small_model(), EvaluationConfig(samples=1, source="tests.nowhere:X"), LENGTH, 4, seed=1)
+
+
+def test_a_source_identifies_a_result_where_it_is_not_the_usual_one() -> None:
+    """Results that were there before sources had names keep their folders."""
+    for section in (CouplingConfig, EvaluationConfig):
+        usual, other = (identifying_settings(section(source=name)) for name in ("counter", "my.file:Source"))
+        assert "source" not in usual and "metrics" not in usual
+        assert other == usual | {"source": "my.file:Source"}

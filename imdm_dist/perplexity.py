@@ -1,6 +1,6 @@
 """Perplexities: exp of a mean loss in nats per token, with the standard error of the draws behind it.
 
-A figure of a bad model is a figure too: above 709 nats exp is infinite, which JSON has as null beside the nats.
+Above 709 nats exp is infinite: JSON then has null for the perplexity, beside the nats.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ def show_perplexity(figures: Mapping[str, Any] | None) -> str | None:
     value, error = figures["ppl"], figures["ppl_se"]
     if value is None:
         return f"exp({figures['nats']:.0f})"
-    if not error:
-        return f"{value:.{max(0, 2 - _magnitude(value))}f}"
-    # One digit of the error, two if the first is a 1; the value to the same place.
+    return with_error(value, error) if error else f"{value:.{max(0, 2 - _magnitude(value))}f}"
+
+
+def with_error(value: float, error: float) -> str:
+    """A value and its standard error, which is not 0: one digit of the error, two if the first is a 1."""
     places = max(0, (1 if f"{error:e}"[0] == "1" else 0) - _magnitude(error))
     return f"{value:.{places}f} ± {error:.{places}f}"
 

@@ -79,3 +79,16 @@ NOISE_LAWS = Registry(
     "model.mask.law",
     {"uniform": "imdm_dist.draws.laws:uniform_noise", "gaussian": "imdm_dist.draws.laws:gaussian_noise"},
 )
+SOURCES = Registry("coupling.source or evaluation.source", {"counter": "imdm_dist.diffusion.source:CounterSource"})
+METRICS = Registry(
+    "evaluation.metrics",
+    {
+        "gen_ppl": "imdm_dist.evaluation.metrics.gen_ppl:GenPpl",
+        "entropy": "imdm_dist.evaluation.metrics.entropy:Entropy",
+        "distinct": "imdm_dist.evaluation.metrics.distinct:Distinct",
+        "copied": "imdm_dist.evaluation.metrics.copied:Copied",
+        "valid_ppl": "imdm_dist.evaluation.metrics.valid_ppl:ValidPpl",
+        "trigram": "imdm_dist.evaluation.metrics.trigram:Trigram",
+        "evaluator": "imdm_dist.evaluation.metrics.evaluator:Evaluator",
+    },
+)

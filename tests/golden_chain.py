@@ -70,6 +70,8 @@ stages:
   - {{name: redi, kind: train, init: sdtt, coupling: pairs, set: {{train: {{steps: 4}}, objective: {{kind: redi}}}}}}
 """
 DIVISIONS = {"zero1": ("zero_stage=1",), "zero3": ("zero_stage=3",), "tp": ("tensor_parallel=2", "zero_stage=2")}
+METRICS = "table/evaluation.metrics=[gen_ppl, entropy, distinct, copied, valid_ppl, trigram, evaluator]"
+"""What every table had before a setting said so."""
 FIGURES = ("loss", "grad_norm", "lr", "valid_ppl_raw", "round", "dt")
 
 
@@ -93,7 +95,7 @@ def main() -> None:
 def run(folder: Path) -> Iterator[tuple[str, str]]:
     """Run all, and give the hash of each number by name."""
     runs = folder / "runs"
-    _chain(folder, "whole", WHOLE, ["tools/run_chain.py"], ["--workers", "1"])
+    _chain(folder, "whole", WHOLE, ["tools/run_chain.py"], ["--workers", "1", METRICS])
     for name, settings in DIVISIONS.items():
         overrides = [f"engine.{setting}" for setting in settings]
         tool = ["tools/pipeline.py", "run"]

@@ -39,7 +39,7 @@ def main() -> None:
     from imdm_dist.chain.preflight import check_evaluation
     from imdm_dist.coupling import Coupling
     from imdm_dist.data import prepare
-    from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
+    from imdm_dist.evaluation.evaluate import Candidate, evaluate
     from imdm_dist.training.inputs import given_config
 
     named = {}
@@ -59,7 +59,8 @@ def main() -> None:
     check_evaluation(config, named, arguments.evaluator, arguments.reference)  # the tokens may be known only now
     reference = Coupling.open(arguments.reference).result_PL if arguments.reference else None
     candidates = {name: Candidate(path, reference) for name, path in named.items()}
-    print(table(evaluate(config, data, candidates, arguments.evaluator, arguments.out)))
+    evaluate(config, data, candidates, arguments.evaluator, arguments.out)
+    print((Path(arguments.out) / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.cli import guarded
-from imdm_dist.config import Config, load_config, load_over, to_dict
+from imdm_dist.config import Config, identifying_settings, load_config, load_over, to_dict
 from imdm_dist.files import hash_json
 from imdm_dist.problems import refuse
 from imdm_dist.signals import EXIT_STOPPED, heed_signals, leaving_at_signals
@@ -105,7 +105,8 @@ def main() -> None:
             raise SystemExit(EXIT_STOPPED)
     identity: dict[str, Any] = {
         "teacher": str(teacher),
-        **{name: to_dict(config)[name] for name in ("data", "coupling")},
+        "data": to_dict(config.data),
+        "coupling": identifying_settings(config.coupling),
     }
     prompts_PL = None
     if arguments.prompts:

@@ -1,4 +1,4 @@
-"""Rollout workers on one machine: a process for each core or GPU, all helping on the same folder.
+"""Rollout workers on one machine: a process for each core or GPU, which share the work on one coupling's folder.
 
 Shape suffixes: B batch, L length, P prompts.
 """
@@ -22,7 +22,9 @@ from imdm_dist.coupling.shard import present_shards
 from imdm_dist.data import prepare
 from imdm_dist.device import default_device
 from imdm_dist.diffusion.sampler import sample
+from imdm_dist.diffusion.source import DrawSource
 from imdm_dist.parallel.environment import place_of_this_process
+from imdm_dist.registry import SOURCES
 from imdm_dist.signals import interrupted
 
 THREADS = 1
@@ -61,7 +63,8 @@ def generate_coupling(
         ValueError: settings, teacher and folder do not fit together, or a worker failed.
     """
     workers = worker_count(workers)
-    loaded = load_model(teacher, config.coupling.weights)  # whatever is wrong is said here, once
+    SOURCES.get(config.coupling.source)  # whatever is wrong is said here, once
+    loaded = load_model(teacher, config.coupling.weights)
     if config.coupling.kind == "perturbed":
         loaded.check_data(prepare(config.data))
     context = multiprocessing.get_context("spawn")
@@ -127,9 +130,11 @@ def _make(
         threads=THREADS,
     )
 
+    source: DrawSource = SOURCES.get(config.coupling.source)()
+
     def rollout(start_BL: Tensor, seed_B: Tensor, time_B: Tensor) -> Tensor:
         coupling = config.coupling
-        return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B).tokens_BL
+        return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B, source).tokens_BL
 
     generate(
         folder,

@@ -23,7 +23,7 @@ from imdm_dist.config.require import require
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.schema import Config, InputsConfig
 from imdm_dist.config.setting import setting, variant_section
-from imdm_dist.config.shaping import fixed_settings, shaping_settings
+from imdm_dist.config.shaping import fixed_settings, identifying_settings, shaping_settings
 from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from imdm_dist.config.yaml_text import read_yaml
 
@@ -48,6 +48,7 @@ __all__ = [
     "describe",
     "fixed_settings",
     "from_dict",
+    "identifying_settings",
     "load_config",
     "load_over",
     "merge",

@@ -7,20 +7,22 @@ from typing import Literal
 
 from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
+from imdm_dist.config.setting import setting
+from imdm_dist.registry import SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
 class CouplingConfig:
     """Pairs (start, noise seed, result) made by rollouts of a teacher."""
 
+    kind: Literal["perturbed", "plain"] = "perturbed"
+    """perturbed: start from real text masked at a rate t ~ U(0, 1); plain: from masks alone."""
     pairs: int = 6400
     """Pairs in all (paper: 100,000)."""
     shards: int = 64
     """Files they are split over; a shard is the unit of work of a worker."""
     steps: int = 1024
     """Sampling steps N of a rollout."""
-    kind: Literal["perturbed", "plain"] = "perturbed"
-    """perturbed: start from real text masked at a rate t ~ U(0, 1); plain: from masks alone."""
     noise_policy: NoisePolicy = "posterior"
     """Mask noise between the steps of a rollout (the authors' code: posterior; fixed ties text to its noise)."""
     batch: int = 64
@@ -29,8 +31,11 @@ class CouplingConfig:
     """Coupling seed; a pair's own seed is derived from it and the pair's index."""
     weights: Weights = "ema"
     """Which weights of the teacher roll out."""
+    source: str = setting("counter", later=True)
+    """Source of a rollout's draws: counter (independent), or one of your own as module:Class."""
 
     def __post_init__(self) -> None:
+        SOURCES.place(self.source)
         for name in ("pairs", "shards", "steps", "batch"):
             require(getattr(self, name) >= 1, f"coupling.{name} is {getattr(self, name)}: set it to 1 or more")
         require(self.pairs >= self.shards, f"coupling.pairs={self.pairs} is fewer than coupling.shards={self.shards}")

@@ -7,6 +7,8 @@ from typing import Literal
 
 from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
+from imdm_dist.config.setting import setting
+from imdm_dist.registry import METRICS, SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,19 @@ class EvaluationConfig:
     """Gen. PPL of sampled ids (SDTT) or of their text (MDLM, DUO, paper); where an evaluator takes but one, of that."""
     end_tokens: Literal["all", "first"] = "all"
     """End tokens that Gen. PPL counts: all (SDTT), or none from the second of a sample on (MDLM, DUO, paper)."""
+    metrics: tuple[str, ...] = setting(
+        ("gen_ppl", "entropy", "distinct", "copied", "valid_ppl", "evaluator"), later=True
+    )
+    """What is measured, in the order of a table's columns: these, trigram (its validation PPL), or metrics of your own
+    as module:Class."""
+    source: str = setting("counter", later=True)
+    """Source of the samples' draws: counter (independent), or one of your own as module:Class."""
 
     def __post_init__(self) -> None:
+        for metric in self.metrics:
+            METRICS.place(metric)
+        SOURCES.place(self.source)
+        require(bool(self.metrics), "evaluation.metrics is empty: give one or more")
         require(self.samples >= 1, f"evaluation.samples is {self.samples}: set it to 1 or more")
         for name in ("batch", "valid_draws"):
             require(getattr(self, name) >= 1, f"evaluation.{name} is {getattr(self, name)}: set it to 1 or more")

@@ -26,7 +26,7 @@ def shaping_settings(config: Any, *names: str) -> dict[str, Any]:
         if one not in ("", "*"):
             kept[name] = to_dict(getattr(config, section))[one]
             continue
-        found = _chosen(getattr(config, section), lambda said, default: said.shapes and not (said.later and default))
+        found = identifying_settings(getattr(config, section))
         kept |= {f"{section}.{key}": value for key, value in found.items()} if one else {section: found}
     return kept
 
@@ -38,6 +38,11 @@ def fixed_settings(config: Any, *sections: str) -> dict[str, Any]:
         found = _chosen(getattr(config, name), lambda said, default: said.shapes and not said.changes_on_resume)
         fixed |= {f"{name}.{key}": value for key, value in found.items()}
     return fixed
+
+
+def identifying_settings(section: Any) -> dict[str, Any]:
+    """The settings of one section that identify a result, as `shaping_settings` gives them."""
+    return _chosen(section, lambda said, default: said.shapes and not (said.later and default))
 
 
 def _chosen(section: Any, counts: Callable[[Meaning, bool], bool]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from imdm_dist.coupling.manifest import (
     manifest_of,
     plan_of,
     read_manifest,
+    whole_plan,
     write_manifest,
     write_plan,
 )
@@ -97,7 +98,7 @@ def generate(
 def _check_inputs(
     config: CouplingConfig, plan: dict[str, Any], data: TokenFile | None, prompts_PL: Tensor | None
 ) -> None:
-    assert asdict(config).items() <= plan.items(), "the plan is that of another config"
+    assert asdict(config).items() <= whole_plan(plan).items(), "the plan is that of another config"
     length, vocab_size = plan["length"], plan["vocab_size"]
     if prompts_PL is not None:
         if config.kind != "plain":

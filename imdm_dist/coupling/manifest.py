@@ -1,4 +1,4 @@
-"""What a coupling is made by (the plan) and what it consists of (the manifest).
+"""The plan of a coupling (its settings) and its manifest (its files, with their checksums).
 
 `coupling.json` is written first and never changes: every setting that the bytes of the shards
 depend on. `manifest.json` is written last: a folder that has one is a finished coupling.
@@ -14,8 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
+from imdm_dist.config import identifying_settings, to_dict
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.shard import Shard, damaged, present_shards, read_shard, shard_name, shard_pairs, wrong_tokens
+from imdm_dist.diffusion.source import DRAW_PRECISION
 from imdm_dist.files import has_fields, hash_json, read_record, sha256_file, write_json
 from imdm_dist.provenance import versions
 
@@ -48,25 +50,23 @@ def make_plan(
     """
     return {
         "format": FORMAT,
-        "kind": config.kind,
-        "pairs": config.pairs,
-        "shards": config.shards,
-        "steps": config.steps,
-        "noise_policy": config.noise_policy,
-        "batch": config.batch,
-        "seed": config.seed,
-        "weights": config.weights,
+        **identifying_settings(config),
         "teacher": teacher,
         "data": data,
         "prompts": None if prompts_PL is None else prompts_digest(prompts_PL),
         "vocab_size": vocab_size,
         "mask_id": mask_id,
         "length": length,
-        "draw_precision": "float64",
+        "draw_precision": DRAW_PRECISION,
         "time_grid": "uniform from the pair's time to 0 in all steps",
         "device": device,
         "threads": threads,
     }
+
+
+def whole_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan with the settings that came after it was made: at their defaults, which is how it was made."""
+    return to_dict(CouplingConfig()) | plan
 
 
 def prompts_digest(prompts_PL: Tensor) -> str:
@@ -102,7 +102,7 @@ def check_plan(folder: Path, plan: dict[str, Any]) -> None:
     Raises:
         ValueError: it is made by another one; the message says which settings differ.
     """
-    there = read_plan(folder) or {}
+    there, plan = whole_plan(read_plan(folder) or {}), whole_plan(plan)
     differing = [key for key in [*plan, *(key for key in there if key not in plan)] if there.get(key) != plan.get(key)]
     if differing:
         words = ", ".join(f"{key} was {there.get(key)!r} and is {plan.get(key)!r}" for key in differing)

@@ -1,4 +1,4 @@
-"""How a pair of a coupling begins: its noise seed, its time and the tokens its rollout starts from.
+"""Starts of a coupling's pairs: noise seed, time, and the tokens that the rollout starts from.
 
 Everything about pair number g is a pure function of (coupling seed, g), so a pair is the same
 whoever makes it, in whatever batch, shard or order.

@@ -1,4 +1,4 @@
-"""When each position is revealed: drawn for the whole rollout before the first network evaluation.
+"""Reveal steps: at which step each position gets its token, drawn before the first network evaluation.
 
 In ancestral sampling which masked positions are revealed does not depend on their values (Eq. 4, 13:
 a masked position is revealed on the way from t to s with probability (alpha_s - alpha_t) / (1 - alpha_t)).

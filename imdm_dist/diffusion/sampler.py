@@ -5,9 +5,7 @@ The law is that of the N-step chain of Eq. 13; the work is not. All reveal steps
 run on revealed rows alone. Sequences of a batch move in lock-step by evaluation, each at its own time,
 which costs nothing as the backbone takes no time.
 
-Mask noise on the way from a time t to a time s < t, for a position that stays masked (Eq. 13, pi'):
-kept with probability alpha_t / alpha_s, else redrawn. Over several grid steps the probability to have
-been kept throughout is the product, which telescopes to alpha_t / alpha_s of the two ends, so noise
+Mask noise of positions that stay masked is advanced from one evaluation to the next (`redraw.py`), so it
 needs no work at steps without an evaluation either.
 
 Shape suffixes: B batch, L length, A sequences not finished yet, R rows, V vocabulary.
@@ -16,6 +14,7 @@ Shape suffixes: B batch, L length, A sequences not finished yet, R rows, V vocab
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -23,11 +22,14 @@ from torch import Tensor
 
 from imdm_dist.config.names import NoisePolicy
 from imdm_dist.device import send
+from imdm_dist.diffusion.redraw import redraw_noise
 from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reveal_steps
-from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.diffusion.source import CounterSource, DrawSource, draw_tokens
 from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
 from imdm_dist.model.vocabulary import Vocabulary
+
+SAMPLER = "reveal-first ancestral; the last step reveals all"
+"""What a result says of how its samples were drawn."""
 
 
 class Denoiser(Protocol):
@@ -94,7 +96,14 @@ def sample(
         active_A = (plan.count_B > evaluation).nonzero().squeeze(1)
         taken_B = plan.step_BJ[:, evaluation] - 1
         now_B = torch.where(plan.count_B > evaluation, grid_time(time_B, taken_B, steps), reached_B)
-        redraw_BL = _redraw(redraw_BL, noise_policy, source, seed_B, taken_B, alpha(reached_B) / alpha(now_B))
+        redraw_BL = redraw_noise(
+            redraw_BL,
+            taken_B[:, None],  # redraws are numbered by the grid step they happen at, so none recurs
+            reached_B[:, None],
+            now_B[:, None],
+            noise_policy,
+            partial(source.keep, seed_B, length, taken_B),
+        )
         reached_B = now_B
         _reveal(model, source, plan, evaluation, active_A, x_BL, seed_B, redraw_BL)
     tokens_BL = x_BL.cpu()  # here the device is waited for
@@ -106,23 +115,6 @@ def sample(
             "train it again"
         )
     return Samples(tokens_BL, evaluations)
-
-
-def _redraw(
-    redraw_BL: Tensor,
-    noise_policy: NoisePolicy,
-    source: DrawSource,
-    seed_B: Tensor,
-    taken_B: Tensor,
-    keep_B: Tensor,
-) -> Tensor:
-    """Advance the noise of all positions; redraws are numbered by the grid step they happen at, so none recurs."""
-    if noise_policy == "fixed":
-        return redraw_BL
-    if noise_policy == "fresh":
-        return taken_B[:, None].expand_as(redraw_BL)
-    kept_BL = source.keep(seed_B, redraw_BL.shape[1], taken_B) < keep_B[:, None]
-    return torch.where(kept_BL, redraw_BL, taken_B[:, None])
 
 
 def _reveal(
@@ -143,5 +135,7 @@ def _reveal(
     row_R = (due_AL == evaluation).flatten().nonzero().squeeze(1)
     sequence_R, position_R = active_A[row_R // length], row_R % length
     h_RD = model.hidden(x_BL[send(active_A, device)], masked).flatten(0, 1)[send(row_R, device)]
-    token_R = draw_tokens(source, model, h_RD, send(seed_B[sequence_R], device), send(position_R, device))
+    redraw_R = redraw_BL[sequence_R, position_R]
+    index = (send(one, device) for one in (seed_B[sequence_R], position_R, redraw_R))
+    token_R = draw_tokens(source, model, h_RD, *index)
     x_BL.view(-1)[send(sequence_R * length + position_R, device)] = token_R

@@ -1,4 +1,7 @@
-"""Where a rollout takes its randomness from: one small object, so that it can be replaced as a whole.
+"""Sources of a rollout's randomness: `coupling.source` and `evaluation.source` name one (`registry.SOURCES`).
+
+A source is a class that is made with no arguments. Its answers must be functions of what they are told and of nothing
+else: then a rollout is a function of its seeds, and any worker makes the same bytes.
 
 Shape suffixes: B batch, L length, R rows, D hidden width, V vocabulary.
 """
@@ -22,7 +25,12 @@ ROWS_PER_DRAW = 1024
 
 
 class DrawSource(Protocol):
-    """All randomness of a rollout but the mask noise itself, which the model draws from the same seeds."""
+    """All randomness of a rollout but the mask noise itself, which the model draws from the same seeds.
+
+    The noise that the model saw at a row is `draws.noise(seed_R, position_R, redraw_R, dim, law)` with the `dim` and
+    `law` of its mask; noise of fewer dimensions is the beginning of noise of more. So `token` can draw a token from the
+    very noise that decided its distribution, or from uniforms of any purpose and dimension that a student can be fed.
+    """
 
     def reveal(self, seed_B: Tensor, length: int) -> Tensor:
         """Uniforms that decide when each position is revealed, float64 [B, L]."""
@@ -32,8 +40,16 @@ class DrawSource(Protocol):
         """Uniforms that decide whether noise is kept on the way to a step, float64 [B, L]."""
         ...
 
-    def token(self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
-        """Tokens drawn from softmax(logits_RV), int64 [R]; the mask from rows that are no distribution."""
+    def token(
+        self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, redraw_R: Tensor
+    ) -> Tensor:
+        """Tokens drawn from softmax(logits_RV), int64 [R]; the mask from rows that are no distribution.
+
+        Args:
+            logits_RV: float32, on the model's device, as the other tensors.
+            seed_R, position_R: sequence and place of each row, int64.
+            redraw_R: index of the mask noise that the model saw there, int64.
+        """
         ...
 
 
@@ -48,7 +64,9 @@ class CounterSource:
         """See `DrawSource`."""
         return draws.uniform(seed_B[:, None], Purpose.KEEP, torch.arange(length), step_B[:, None])
 
-    def token(self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
+    def token(
+        self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, redraw_R: Tensor
+    ) -> Tensor:
         """See `DrawSource`. Inverts the distribution function in float64: one uniform for a token."""
         return vocabulary.invert_cdf(logits_RV, draws.uniform(seed_R, Purpose.TOKEN, position_R))
 
@@ -61,11 +79,13 @@ class Head(Protocol):
     def head(self, h_RD: Tensor) -> Tensor: ...
 
 
-def draw_tokens(source: DrawSource, model: Head, h_RD: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
+def draw_tokens(
+    source: DrawSource, model: Head, h_RD: Tensor, seed_R: Tensor, position_R: Tensor, redraw_R: Tensor
+) -> Tensor:
     """Tokens of R rows from their hidden states, int64 [R]; float64 probabilities exist for some rows at a time.
 
     A row that is no distribution gives the mask (see `Vocabulary.invert_cdf`): the device is not waited for here, and
     whoever has the tokens on the host looks for it.
     """
-    parts = zip(*(part.split(ROWS_PER_DRAW) for part in (h_RD, seed_R, position_R)), strict=True)
-    return torch.cat([source.token(model.vocabulary, model.head(h), seed, position) for h, seed, position in parts])
+    parts = zip(*(part.split(ROWS_PER_DRAW) for part in (h_RD, seed_R, position_R, redraw_R)), strict=True)
+    return torch.cat([source.token(model.vocabulary, model.head(h_RD), *index) for h_RD, *index in parts])

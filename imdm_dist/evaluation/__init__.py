@@ -1,1 +1,1 @@
-"""What is measured on samples and models, and the reports of it."""
+"""Evaluation: metrics of models and their samples, the evaluator that scores samples, tables of results."""

@@ -106,45 +106,34 @@ def train_evaluator(
         f"{folder} exists and holds no evaluator: name a folder of its own",
     )
     few_kernels()
+    device = torch.device(device)
     with interrupted(lambda: f"nothing is kept of the evaluator in {folder}, its training begins anew"):
-        return _make(config, data, valid, Path(folder), torch.device(device), autocast, key)
-
-
-def _make(
-    config: EvaluatorConfig,
-    data: TokenFile,
-    valid: TokenFile,
-    folder: Path,
-    device: torch.device,
-    autocast: bool,
-    key: str,
-) -> dict[str, Any]:
-    started = time.monotonic()
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        lm = _gpt2(config, data).to(device)
-        _fit(lm, config, data, device, autocast)
-    check_finite(lm.named_parameters(), "the evaluator", "its training diverged; lower evaluator.lr")
-    lm.eval()
-    scored = perplexities(lm, valid, valid.rows).to_dict()
-    record = {
-        "key": key,
-        "config": asdict(config),
-        "parameters": sum(weight.numel() for weight in lm.parameters()),
-        "valid_ppl": scored["all"]["ppl"],
-        "valid_ppl_text": scored["text"]["ppl"],
-        "valid_rows": valid.rows,
-        "data": data.fingerprint,
-        "tokens": data_tokens(data),
-        "valid": valid.fingerprint,
-        "autocast": autocast,
-        "seconds": round(time.monotonic() - started, 1),
-        "versions": versions(),
-    }
-    with publish_dir(folder) as aside:
-        lm.save_pretrained(aside)
-        record["weights_sha256"] = sha256_file(aside / WEIGHTS)
-        write_json(aside / RECORD, record)
+        started = time.monotonic()
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            lm = _gpt2(config, data).to(device)
+            _fit(lm, config, data, device, autocast)
+        check_finite(lm.named_parameters(), "the evaluator", "its training diverged; lower evaluator.lr")
+        lm.eval()
+        scored = perplexities(lm, valid, valid.rows).to_dict()
+        record = {
+            "key": key,
+            "config": asdict(config),
+            "parameters": sum(weight.numel() for weight in lm.parameters()),
+            "valid_ppl": scored["all"]["ppl"],
+            "valid_ppl_text": scored["text"]["ppl"],
+            "valid_rows": valid.rows,
+            "data": data.fingerprint,
+            "tokens": data_tokens(data),
+            "valid": valid.fingerprint,
+            "autocast": autocast,
+            "seconds": round(time.monotonic() - started, 1),
+            "versions": versions(),
+        }
+        with publish_dir(folder) as aside:
+            lm.save_pretrained(aside)
+            record["weights_sha256"] = sha256_file(aside / WEIGHTS)
+            write_json(aside / RECORD, record)
     return record
 
 

@@ -1,4 +1,4 @@
-"""An evaluator looked at without its weights: whether they are whole, and which rows it can score."""
+"""Checks of an evaluator's files before its weights are read: whether they are whole, and which rows it can score."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from imdm_dist.config.require import require
-from imdm_dist.evaluation.text_metrics import Rows, as_array
+from imdm_dist.evaluation.rows import Rows, as_array
 from imdm_dist.perplexity import exp_of_mean, finite
 
 SCORED_LOGITS = 2**27
@@ -57,14 +56,14 @@ def scoring_batch(lm: PreTrainedModel, length: int) -> int:
 
 
 def generative_perplexity(
-    lm: PreTrainedModel, rows_BL: Rows, batch: int = 32, end_id: int | None = None, progress: bool = False
+    lm: PreTrainedModel, rows_BL: Rows, batch: int | None = None, end_id: int | None = None, progress: bool = False
 ) -> GenerativePerplexity:
     """Score token rows that use the evaluator's own vocabulary.
 
     Args:
         lm: a transformers causal language model in eval mode.
         rows_BL: integers [B, L], the same ids as the evaluator's; L >= 2.
-        batch: rows at a time; batch * L * V logits exist at once.
+        batch: rows at a time, whose batch * L * V logits exist at once; None takes `scoring_batch`.
         end_id: id of the end token.
         progress: show a bar.
 
@@ -72,7 +71,32 @@ def generative_perplexity(
         ValueError: a row is longer than the evaluator reads, or holds an id outside its vocabulary.
     """
     rows = as_rows(lm, rows_BL)
-    return _means(row_nll(lm, rows, batch, progress), rows, end_id)
+    return _means(nll(lm, list(rows), batch, progress), rows, end_id)
+
+
+def generative_perplexity_of_sequences(
+    lm: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    max_tokens: int,
+    batch: int | None = None,
+    end_id: int | None = None,
+    progress: bool = False,
+) -> GenerativePerplexity:
+    """As `generative_perplexity`, of sequences of many lengths, such as texts that the evaluator's tokenizer encoded.
+
+    Whether special tokens are part of the texts is the caller's choice: note it in the result.
+
+    Args:
+        sequences: ids of the evaluator's vocabulary; sequences of fewer than two are left out.
+        max_tokens: sequences are cut to so many (MDLM: the samples' own length), or to what the evaluator reads.
+
+    Raises:
+        ValueError: no sequence has two ids.
+    """
+    limit = min(max_tokens, lm.config.max_position_embeddings)
+    encoded = [torch.tensor(ids[:limit], dtype=torch.int64) for ids in sequences if min(limit, len(ids)) >= 2]
+    require(bool(encoded), "no sample has two tokens of the evaluator: nothing to score, look at the samples' text")
+    return _means(nll(lm, encoded, batch or scoring_batch(lm, max_tokens), progress), encoded, end_id)
 
 
 def as_rows(lm: PreTrainedModel, rows_BL: Rows) -> Tensor:
@@ -97,81 +121,23 @@ def as_rows(lm: PreTrainedModel, rows_BL: Rows) -> Tensor:
     return rows
 
 
-def row_nll(lm: PreTrainedModel, rows_BL: Tensor, batch: int, progress: bool = False) -> Iterator[Tensor]:
-    """Negative log-likelihoods of tokens 2 to L of each row of `as_rows`, float64 [S] on the host, S = L - 1."""
-    lengths = [rows_BL.shape[1]] * len(rows_BL)
-    yield from _nll(lm, rows_BL.split(batch), lengths, progress)
-
-
-def generative_perplexity_of_texts(
-    lm: PreTrainedModel,
-    tokenizer: Any,
-    texts: Sequence[str],
-    max_tokens: int,
-    batch: int = 32,
-    end_id: int | None = None,
-    progress: bool = False,
-) -> GenerativePerplexity:
-    """Score texts in the evaluator's own tokens, for an evaluator with another vocabulary (GPT-2 on BERT samples).
-
-    Args:
-        lm: a transformers causal language model in eval mode.
-        tokenizer: the evaluator's transformers tokenizer.
-        texts: decoded samples; whether special tokens are part of them is the caller's choice: note it in the result.
-        max_tokens, batch, end_id, progress: as `generative_perplexity_of_sequences`.
-
-    Raises:
-        ValueError: no text has two tokens.
-    """
-    sequences = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    return generative_perplexity_of_sequences(lm, sequences, max_tokens, batch, end_id, progress)
-
-
-def generative_perplexity_of_sequences(
-    lm: PreTrainedModel,
-    sequences: Sequence[Sequence[int]],
-    max_tokens: int,
-    batch: int = 32,
-    end_id: int | None = None,
-    progress: bool = False,
-) -> GenerativePerplexity:
-    """Score sequences of the evaluator's ids, of many lengths.
-
-    Args:
-        lm: a transformers causal language model in eval mode.
-        sequences: ids; those of fewer than two are left out.
-        max_tokens: sequences are cut to so many (MDLM: the samples' own length).
-        batch: sequences at a time.
-        end_id: id of the end token.
-        progress: show a bar.
-
-    Raises:
-        ValueError: no sequence has two ids.
-    """
-    limit = min(max_tokens, lm.config.max_position_embeddings)
-    encoded = [torch.tensor(ids[:limit], dtype=torch.int64) for ids in sequences]
-    encoded = [ids for ids in encoded if len(ids) >= 2]
-    require(bool(encoded), "no sample has two tokens of the evaluator: nothing to score, look at the samples' text")
-    # Padding stands to the right, where a causal model cannot see it from the scored tokens; its id is of no matter.
-    batches = (
-        nn.utils.rnn.pad_sequence(encoded[first : first + batch], batch_first=True)
-        for first in range(0, len(encoded), batch)
-    )
-    return _means(_nll(lm, batches, [len(ids) for ids in encoded], progress), encoded, end_id)
-
-
 @torch.no_grad()
-def _nll(lm: PreTrainedModel, batches: Iterable[Tensor], lengths: list[int], progress: bool) -> Iterator[Tensor]:
+def nll(
+    lm: PreTrainedModel, sequences: Sequence[Tensor], batch: int | None = None, progress: bool = False
+) -> Iterator[Tensor]:
+    """Negative log-likelihoods of all but the first token of each sequence, float64 [S] on the host."""
     device = next(lm.parameters()).device
-    left = iter(lengths)
-    with tqdm(total=len(lengths), desc="Gen. PPL", unit="seq", leave=False, disable=not progress) as bar:
-        for rows_BL in batches:
-            rows_BL = rows_BL.to(device)
+    batch = batch or scoring_batch(lm, max(map(len, sequences)))
+    with tqdm(total=len(sequences), desc="Gen. PPL", unit="seq", leave=False, disable=not progress) as bar:
+        for first in range(0, len(sequences), batch):
+            some = sequences[first : first + batch]
+            # Padding stands to the right, where a causal model cannot see it from the scored tokens; its id is of no
+            # matter.
+            rows_BL = nn.utils.rnn.pad_sequence(list(some), batch_first=True).to(device)
             logits_BLV = lm(input_ids=rows_BL).logits
-            for row_L, logits_LV in zip(rows_BL, logits_BLV, strict=True):
-                length = next(left)
-                nll_S = F.cross_entropy(logits_LV[: length - 1].float(), row_L[1:length], reduction="none")
-                yield nll_S.double().cpu()
+            for ids, row_L, logits_LV in zip(some, rows_BL, logits_BLV, strict=True):
+                logits_SV, target_S = logits_LV[: len(ids) - 1].float(), row_L[1 : len(ids)]
+                yield F.cross_entropy(logits_SV, target_S, reduction="none").double().cpu()
                 bar.update()
 
 

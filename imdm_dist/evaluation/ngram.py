@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imdm_dist.evaluation.text_metrics import Rows, as_array
-from imdm_dist.perplexity import exp_of_mean
+from imdm_dist.evaluation.rows import Rows, as_array
 
 
 @dataclass(frozen=True)
@@ -102,17 +101,12 @@ class TrigramModel:
         return (np.asarray(first, dtype=np.int64) * base + second) * base + token
 
     def nll(self, rows_ML: Rows) -> np.ndarray:
-        """Negative log-likelihood of every token given those before it in its row, nats, float64 [M, L]."""
+        """Negative log-likelihood of every token given those before it in its row, nats, float64 [M, L].
+
+        Forced tokens are among them, and a trigram does not know that a row ends: see `evaluation.perplexity`.
+        """
         trigrams = _trigrams(rows_ML, self.vocab_size)
         return -np.log(self.probabilities(trigrams)).reshape(as_array(rows_ML).shape)
-
-    def perplexity(self, rows_ML: Rows) -> float:
-        """exp of the mean negative log-likelihood over all L positions of every row, whatever stands there.
-
-        Forced tokens are among them, and a trigram does not know that a row ends: `evaluation.perplexity` also gives
-        the figure over text tokens, which is the one to compare models by.
-        """
-        return exp_of_mean(float(self.nll(rows_ML).mean()))
 
 
 def _trigrams(rows_NL: Rows, vocab_size: int) -> np.ndarray:

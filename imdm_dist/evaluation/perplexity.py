@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from imdm_dist.data import TokenFile
-from imdm_dist.evaluation.gen_ppl import as_rows, row_nll, scoring_batch
+from imdm_dist.evaluation.gen_ppl import as_rows, nll
 from imdm_dist.evaluation.ngram import TrigramModel
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.validation import validation_figures, validation_sums
@@ -47,7 +47,6 @@ def perplexities(
     if isinstance(model, TrigramModel):
         nll_RL, first = torch.from_numpy(model.nll(tokens_RL)), 0
     else:
-        rows_RL = as_rows(model, tokens_RL)
-        nll_RL, first = torch.stack(list(row_nll(model, rows_RL, scoring_batch(model, data.length), progress))), 1
+        nll_RL, first = torch.stack(list(nll(model, list(as_rows(model, tokens_RL)), progress=progress))), 1
     of_text_RL = nll_RL[:, max(text.start - first, 0) : text.stop - first]
     return Perplexities(Perplexity(float(nll_RL.mean())), Perplexity(float(of_text_RL.mean())))

@@ -1,18 +1,18 @@
-"""A result file: figures, and everything they depend on."""
+"""Records of a result file, and how figures look in tables."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from imdm_dist.config.evaluation import EvaluationConfig
 from imdm_dist.config.names import Weights
-from imdm_dist.files import write_json
+from imdm_dist.diffusion.sampler import SAMPLER
+from imdm_dist.diffusion.source import DRAW_PRECISION
+from imdm_dist.perplexity import show_perplexity, with_error
 from imdm_dist.provenance import versions
-
-SAMPLER = "reveal-first ancestral; the last step reveals all"
-DRAW_PRECISION = "float64"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class ResultRecord:
     clean_up: bool | None = None
     """Whether spaces around signs were taken out of decoded text; None where there is no text."""
     sampler: str = SAMPLER
+    """How samples were drawn, and by which source if not the usual one."""
     draw_precision: str = DRAW_PRECISION
     """Precision of softmax and token draw."""
     versions: Mapping[str, str] = field(default_factory=versions)
@@ -55,19 +56,32 @@ class ResultRecord:
         """Plain values, ready for JSON."""
         return {**asdict(self), "seeds": list(self.seeds)}
 
-    def write(self, path: Path | str) -> None:
-        """Publish as JSON."""
-        write_json(path, self.to_dict())
+
+def sampler_of(source: str) -> str:
+    """What a result says of how samples were drawn with `evaluation.source`."""
+    return SAMPLER if source == EvaluationConfig.source else f"{SAMPLER}, draws by {source}"
 
 
 def mean_figures(figures_by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean of every figure over the seeds; None where some seed has none."""
+    """Mean of every figure over the seeds, and standard errors (`x_se`) of these means; None where some seed has none.
+
+    Seeds are independent.
+    """
     means: dict[str, float | None] = {}
     for name in figures_by_seed[0]:
         values = [figures[name] for figures in figures_by_seed]
         present = [value for value in values if value is not None]
-        means[name] = sum(present) / len(present) if len(present) == len(values) else None
+        total = math.hypot(*present) if name.endswith("_se") else sum(present)
+        means[name] = total / len(present) if len(present) == len(values) else None
     return means
+
+
+def format_figure(figures: Mapping[str, Any], name: str) -> str | None | float:
+    """The figure of that name for a table's cell, with its standard error if it has one; None where there is none."""
+    value, error = figures.get(name), figures.get(f"{name}_se")
+    if isinstance(value, Mapping):
+        return show_perplexity(value)
+    return with_error(value, error) if value is not None and error else value
 
 
 def format_cell(value: object, digits: int = 3) -> str:

@@ -13,8 +13,10 @@ from imdm_dist import draws
 from imdm_dist.config.evaluation import EvaluationConfig
 from imdm_dist.config.require import require
 from imdm_dist.diffusion.sampler import sample
+from imdm_dist.diffusion.source import DrawSource
 from imdm_dist.draws import Purpose
 from imdm_dist.model import Backbone
+from imdm_dist.registry import SOURCES
 
 
 def draw_samples(
@@ -27,7 +29,7 @@ def draw_samples(
         prompts_PL: tokens with the mask id where to generate; None starts from masks alone.
 
     Raises:
-        ValueError: `steps` is below 1, or the model has diverged.
+        ValueError: `steps` is below 1, `config.source` cannot be imported, or the model has diverged.
     """
     require(steps >= 1, f"steps is {steps}: sample in 1 step or more")
     index = torch.arange(config.samples)
@@ -36,5 +38,9 @@ def draw_samples(
         prompts_PL = torch.full((1, length), model.mask_id)
     starts = prompts_PL[index % len(prompts_PL)]
     batches = list(zip(starts.split(config.batch), seeds.split(config.batch), strict=True))
+    source: DrawSource = SOURCES.get(config.source)()
+    drawn = []
     with tqdm(batches, desc=f"{steps} steps, seed {seed}", unit="batch", leave=False) as bar:
-        return torch.cat([sample(model, start, seed_B, steps, config.noise_policy).tokens_BL for start, seed_B in bar])
+        for start_BL, seed_B in bar:
+            drawn.append(sample(model, start_BL, seed_B, steps, config.noise_policy, source=source).tokens_BL)
+    return torch.cat(drawn)

@@ -18,7 +18,7 @@ from imdm_dist.data import Tokenizer, load_tokenizer
 from imdm_dist.data.text import data_root
 from imdm_dist.files import sha256_file
 from imdm_dist.interop.naming import match
-from imdm_dist.interop.report import Report
+from imdm_dist.interop.report import ImportReport
 from imdm_dist.interop.run_folder import Imported, write_run_folder
 from imdm_dist.interop.source import Ema, Source, open_source
 from imdm_dist.model import sketch
@@ -42,7 +42,7 @@ SECTIONS = ("model", "data")
 """Sections of the configuration that an import has."""
 
 
-def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str] = ()) -> Report:
+def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str] = ()) -> ImportReport:
     """Make a run folder out of a published checkpoint.
 
     Args:
@@ -78,7 +78,7 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
     weights = _sound({name: tensors[name] for name in shapes}, shapes, "the weights")
     ema = weights if source.ema is None else _named_ema(source.ema, shapes)
     print(f"taking the checksum of {source.path} ({source.path.stat().st_size / 2**30:.2f} GiB)", file=sys.stderr)
-    report = Report(
+    report = ImportReport(
         file=source.path.name,
         container=source.container,
         sha256=sha256_file(source.path),

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Report:
+class ImportReport:
     """An account of one import; plain values, as they stand in import.json."""
 
     file: str

@@ -15,7 +15,7 @@ from imdm_dist.checkpoint.model import TOKENIZER
 from imdm_dist.config import Config, to_dict
 from imdm_dist.data import Tokenizer
 from imdm_dist.files import hash_json, publish_dir, write_json
-from imdm_dist.interop.report import Report
+from imdm_dist.interop.report import ImportReport
 from imdm_dist.model import Backbone
 from imdm_dist.provenance import versions
 
@@ -37,7 +37,7 @@ class Imported:
     """Moving average by parameter, float32; the raw weights where the file has none."""
 
 
-def write_run_folder(out: Path, imported: Imported, report: Report) -> None:
+def write_run_folder(out: Path, imported: Imported, report: ImportReport) -> None:
     """Publish the folder whole: weights and ema as a checkpoint, config.json, tokenizer and import.json.
 
     Raises:

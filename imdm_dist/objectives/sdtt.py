@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.device import send
+from imdm_dist.diffusion.redraw import redraw_noise
 from imdm_dist.diffusion.schedule import EPSILON, alpha
 from imdm_dist.diffusion.source import CounterSource, draw_tokens
 from imdm_dist.draws import Purpose
@@ -222,11 +223,8 @@ def plan_teacher(batch: MaskedBatch, dt: float, noise_policy: NoisePolicy) -> Te
     next_M = (time_M - dt).clamp(min=0)
     kept_M = (1 - alpha(next_M)) / (1 - alpha(time_M))
     first_M = draws.uniform(seed_M, Purpose.REVEAL, rows.position_M) >= kept_M
-    redraw_M = rows.redraw_M
-    if noise_policy != "fixed":
-        keep_M = torch.zeros_like(time_M) if noise_policy == "fresh" else alpha(time_M) / alpha(next_M)
-        redrawn_M = draws.uniform(seed_M, Purpose.KEEP, rows.position_M) >= keep_M
-        redraw_M = torch.where(redrawn_M, redraw_M + 1, redraw_M)
+    keep = partial(draws.uniform, seed_M, Purpose.KEEP, rows.position_M)
+    redraw_M = redraw_noise(rows.redraw_M, rows.redraw_M + 1, time_M, next_M, noise_policy, keep)
     sequence_M = rows.flat_M // length
     changes_M = first_M if noise_policy == "fixed" else torch.ones_like(first_M)
     changed_B = torch.zeros(len(batch.x_BL), dtype=torch.bool).index_put((sequence_M[changes_M],), torch.tensor(True))
@@ -256,8 +254,8 @@ def teacher_hidden(teacher: Backbone, batch: TaughtBatch) -> Tensor:
     h_MD = teacher.hidden(batch.x_BL, batch.masked).flatten(0, 1)[batch.masked.flat_M]
     if plan.second is None:
         return h_MD
-    seed_R, position_R = plan.rollout_seed_M[plan.first_R], batch.masked.position_M[plan.first_R]
-    token_R = draw_tokens(CounterSource(), teacher, h_MD[plan.first_R], seed_R, position_R)
+    rows = (plan.rollout_seed_M, batch.masked.position_M, batch.masked.redraw_M)
+    token_R = draw_tokens(CounterSource(), teacher, h_MD[plan.first_R], *(row_M[plan.first_R] for row_M in rows))
     next_BL = batch.x_BL.clone()
     next_BL.view(-1)[batch.masked.flat_M[plan.first_R]] = token_R
     second_RD = teacher.hidden(next_BL[plan.changed_A], plan.second).flatten(0, 1)[plan.slot_M[plan.second_R]]

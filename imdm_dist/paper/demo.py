@@ -18,12 +18,13 @@ from imdm_dist.checkpoint.model import load_model
 from imdm_dist.cli import guarded
 from imdm_dist.config import EvaluationConfig, NoisePolicy, Weights
 from imdm_dist.coupling import Coupling
+from imdm_dist.diffusion.sampler import SAMPLER
 from imdm_dist.diffusion.source import DRAW_PRECISION
 from imdm_dist.draws import Purpose
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.files import read_json
 from imdm_dist.paper import plots
-from imdm_dist.paper.report import Report, write_report
+from imdm_dist.paper.report import DemoReport, write_report
 from imdm_dist.paper.two_tokens import NOISE_DRAWS, noise_response, table1_row, table2_rows
 from imdm_dist.perplexity import show_perplexity
 from imdm_dist.provenance import versions
@@ -85,7 +86,7 @@ def _run_beside(chain: Path, overrides: list[str], root: Path, log: Path) -> Non
     guarded(run)
 
 
-def _report(synthetic: dict[str, Path], text: dict[str, Path], root: Path, seed: int, started: float) -> Report:
+def _report(synthetic: dict[str, Path], text: dict[str, Path], root: Path, seed: int, started: float) -> DemoReport:
     coupling = Coupling.open(synthetic["pairs"])
     evaluation_seed = 2000 + seed
     settings = EvaluationConfig(samples=SAMPLES, noise_policy=NOISE_POLICY, batch=1000)
@@ -104,7 +105,7 @@ def _report(synthetic: dict[str, Path], text: dict[str, Path], root: Path, seed:
         plots.plot_losses(root / f"loss_{name}.png", curves, unit="nats per token")
     result = read_json(text["table"] / "result.json")
     plots.plot_gen_ppl(root / "gen_ppl.png", _gen_ppl(result))
-    return Report(
+    return DemoReport(
         table1=rows,
         table2_rows=table2_rows(responses["imdm"], responses["mdm"]),
         provenance={
@@ -118,7 +119,7 @@ def _report(synthetic: dict[str, Path], text: dict[str, Path], root: Path, seed:
             "noise seeds shared by evaluation and coupling": len(shared),
             "weights": WEIGHTS,
             "draw precision": DRAW_PRECISION,
-            "sampler": "reveal-first ancestral",
+            "sampler": SAMPLER,
             "noise policy": NOISE_POLICY,
             "seconds of this call (stages that were there already took none)": round(time.monotonic() - started, 1),
             "versions": versions(),

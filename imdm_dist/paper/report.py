@@ -1,4 +1,4 @@
-"""The report of a demo run: report.json for programs, report.md for people, from one content."""
+"""The report of a demo run, as report.json (for programs) and report.md (for reading)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TABLE_1 = ("validity", "token_entropy", "factorization_error", "factorization_e
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class DemoReport:
     """What a report says. `table1` and `table2_rows` are as `table1_row` and `table2_rows` of `synthetic` make them."""
 
     table1: Mapping[str, Mapping[str, float]]
@@ -52,14 +52,14 @@ class Report:
         }
 
 
-def write_report(path_json: Path | str, path_md: Path | str, report: Report) -> None:
+def write_report(path_json: Path | str, path_md: Path | str, report: DemoReport) -> None:
     """Publish both files."""
     write_json(path_json, report.to_dict())
     with publish_file(path_md) as aside:
         aside.write_text(report_markdown(report), encoding="utf-8")
 
 
-def report_markdown(report: Report) -> str:
+def report_markdown(report: DemoReport) -> str:
     """The report as GitHub Markdown."""
     parts = ["# Report\n", _synthetic(report)]
     if report.text_figures or report.text_samples:
@@ -79,7 +79,7 @@ def _percent(value: float | None) -> str | None:
     return None if value is None else f"{100 * value:z.1f} %"
 
 
-def _synthetic(report: Report) -> str:
+def _synthetic(report: DemoReport) -> str:
     rows = []
     for model in (*report.table1, *(name for name in published.TABLE_1 if name not in report.table1)):
         ours, theirs = report.table1.get(model, {}), published.TABLE_1.get(model, {})
@@ -111,7 +111,7 @@ def _synthetic(report: Report) -> str:
     )
 
 
-def _text(report: Report) -> str:
+def _text(report: DemoReport) -> str:
     parts = ["## Text\n"]
     if report.text_figures:
         headers = list(report.text_figures[0])

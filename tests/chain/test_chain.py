@@ -13,10 +13,13 @@ from imdm_dist.chain.jobs import read_jobs
 from imdm_dist.chain.remembered import remember, remembered
 from imdm_dist.chain.status import status
 from imdm_dist.chain.survey import survey
+from imdm_dist.config import EvaluationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
 MODEL = {"size": "custom", "hidden_dim": 32, "n_blocks": 1, "n_heads": 2, "dropout": 0.0, "mask": {"noise_dim": 8}}
+
+METRICS = [*EvaluationConfig().metrics, "trigram"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def chain(home):
             "optimizer": {"lr": 1e-3, "warmup_steps": 2},
             "train": {"steps": 4, "global_batch": 8, "save_every": 2, "valid_rows": 16},
             "coupling": {"pairs": 12, "shards": 3, "steps": 16, "batch": 4},
-            "evaluation": {"samples": 4, "steps": [2], "seeds": [1, 2]},
+            "evaluation": {"samples": 4, "steps": [2], "seeds": [1, 2], "metrics": METRICS},
             "evaluator": {"hidden_dim": 32, "n_blocks": 1, "n_heads": 2, "steps": 3, "batch": 8},
         },
         "stages": [

@@ -188,6 +188,17 @@ def test_running_again_changes_nothing_and_deleted_shards_are_made_again(tmp_pat
     assert files_of(tmp_path) == before
 
 
+def test_the_plan_of_settings_that_were_always_there_is_what_it_always_was() -> None:
+    """Else finished couplings of hours would be refused as those of other settings."""
+    assert json.dumps(plan_of(CouplingConfig())) == (
+        '{"format": 1, "kind": "perturbed", "pairs": 6400, "shards": 64, "steps": 1024, "noise_policy": "posterior", '
+        '"batch": 64, "seed": 1, "weights": "ema", "teacher": "t", "data": "d", "prompts": null, "vocab_size": 300, '
+        '"mask_id": 299, "length": 8, "draw_precision": "float64", '
+        '"time_grid": "uniform from the pair\'s time to 0 in all steps", "device": "cpu", "threads": 1}'
+    )
+    assert plan_of(replace(CONFIG, source="my.file:Source")) == plan_of(CONFIG) | {"source": "my.file:Source"}
+
+
 @pytest.mark.parametrize("key", ["steps", "seed", "batch"])
 def test_another_plan_is_refused_by_name(tmp_path: Path, key: str) -> None:
     make(tmp_path)

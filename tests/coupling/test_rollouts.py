@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imdm_dist.chain.rollouts import generate_coupling
 from imdm_dist.config import Config, CouplingConfig, DataConfig, TrainConfig
+from imdm_dist.coupling import Coupling
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.training.loop import train
 
@@ -67,3 +69,28 @@ def test_the_command_killed_three_times_makes_the_same_bytes(home):
     assert shards(folder / "killed") == shards(folder / "one")
     left = sorted(path.name for path in (folder / "killed").iterdir())
     assert left == ["coupling.json", "manifest.json", *shards(folder / "one")]
+
+
+def test_a_source_of_ones_own_makes_a_coupling(home):
+    folder, config = home
+    small = replace(COUPLING, pairs=24, shards=4, steps=8)
+    own = replace(config, coupling=replace(small, source="tests.coupling.antithetic:AntitheticSource"))
+    usual = replace(config, coupling=small)
+    generate_coupling(usual, folder / "teacher", folder / "counter", workers=1)
+    generate_coupling(own, folder / "teacher", folder / "own", workers=2)
+    made = [Coupling.open(folder / name, verify_checksums=True) for name in ("counter", "own")]
+    assert "source" not in made[0].plan  # as before there were any others
+    assert made[1].plan == made[0].plan | {"source": own.coupling.source}
+    assert (made[0].start_PL == made[1].start_PL).all() and (made[0].result_PL != made[1].result_PL).any()
+    before = shards(folder / "own")
+    (folder / "own" / "shard-00002.parquet").unlink()
+    generate_coupling(own, folder / "teacher", folder / "own", workers=1)
+    assert shards(folder / "own") == before
+    with pytest.raises(ValueError, match="source was 'tests.coupling.antithetic:AntitheticSource' and is 'counter'"):
+        generate_coupling(usual, folder / "teacher", folder / "own", workers=1)
+    with pytest.raises(ValueError, match="source was 'counter' and is 'tests.coupling.antithetic:AntitheticSource'"):
+        generate_coupling(own, folder / "teacher", folder / "counter", workers=1)
+    gone = replace(config, coupling=replace(small, source="tests.nowhere:Source"))
+    with pytest.raises(ValueError, match="'tests.nowhere:Source', which cannot be imported .*: correct it, or put"):
+        generate_coupling(gone, folder / "teacher", folder / "gone", workers=2)
+    assert not (folder / "gone").exists()

@@ -100,7 +100,7 @@ class Script:
     def keep(self, seed_B, length, step_B):
         return self.keep_BLN[torch.arange(len(step_B))[:, None], torch.arange(length), step_B[:, None]]
 
-    def token(self, vocabulary, logits_RV, seed_R, position_R):
+    def token(self, vocabulary, logits_RV, seed_R, position_R, redraw_R):
         token_R = self.token_BL[seed_R, position_R]
         factor_R = logits_RV.softmax(-1).gather(1, token_R[:, None]).squeeze(1)
         self.weight_B.scatter_reduce_(0, seed_R, factor_R, "prod")

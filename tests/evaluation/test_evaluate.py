@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from imdm_dist.checkpoint.model import load_model
 from imdm_dist.config import Config, DataConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 from imdm_dist.config.evaluation import EvaluatorConfig
 from imdm_dist.data import Dataset, load_tokenizer, prepare
 from imdm_dist.data.tokenizer import train_bpe
-from imdm_dist.evaluation import evaluate as evaluating
 from imdm_dist.evaluation.causal_lm import load_causal_lm, train_evaluator
-from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
+from imdm_dist.evaluation.evaluate import Candidate, evaluate
 from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_sequences
+from imdm_dist.evaluation.metrics import trigram, valid_ppl
+from imdm_dist.evaluation.ngram import TrigramModel
+from imdm_dist.evaluation.perplexity import perplexities
+from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.files import read_json
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.training.loop import train
@@ -120,7 +124,7 @@ def test_settings_choose_the_figure_that_stands_first(
     assert (record["scored"], record["end_tokens"]) == ("text", "first")
     mean = record["figures"]["mean"]
     assert mean["gen_ppl"] == mean["gen_ppl_text_first"]
-    head = table(result).splitlines()[0]
+    head = (home / "chosen" / "table.md").read_text().splitlines()[0]
     assert "| Gen. PPL (text, no end token after the first) | Gen. PPL (ids, all end tokens) | entropy" in head
 
 
@@ -157,7 +161,7 @@ def test_a_model_that_is_beyond_all_floats_has_a_row(
 def test_evaluators_and_models_without_numbers_are_refused_before_any_sampling(
     home: Path, config: Config, data: Dataset, models: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluating, "perplexities", None)  # what would come first
+    monkeypatch.setattr(valid_ppl, "perplexities", None)  # what would come first
     lm = load_causal_lm(home / "lm")
     lm.transformer.h[0].ln_1.weight.data[0] = float("nan")
     shutil.copytree(home / "lm", home / "nan-lm")
@@ -181,3 +185,55 @@ def test_an_evaluator_that_diverged_is_not_published(home: Path, data: Dataset) 
     with pytest.raises(ValueError, match="the evaluator holds infinities or no numbers .* lower evaluator.lr"):
         train_evaluator(settings, data.train, data.valid, home / "wild-lm")
     assert not (home / "wild-lm").exists()
+
+
+def test_the_columns_are_those_of_the_metrics_that_ran(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate]
+) -> None:
+    """A metric of one's own among them, and in the order of the setting."""
+    own = "tests.evaluation.longest_run:LongestRun"
+    asked = changed(config, metrics=("copied", own, "valid_ppl"))
+    model = load_model(models["MDLM"].path, "ema").model
+    reference = draw_samples(model, asked.evaluation, LENGTH, steps=2, seed=1).numpy()
+    result = evaluate(asked, data, {"MDLM": replace(models["MDLM"], reference=reference)}, None, home / "columns")
+    (record,), figures = result["records"], result["records"][0]["figures"]
+    assert result["metrics"] == ["copied", own, "valid_ppl"] and set(result["valid_ppl"]) == set(result[own]) == {
+        "MDLM"
+    }
+    assert set(figures["mean"]) == {"copied_8grams", "longest_run", "longest_run_se"}
+    assert figures["by_seed"][0]["copied_8grams"] == 1 and record["evaluator"] is None
+    first, second = (seed["longest_run_se"] for seed in figures["by_seed"])
+    assert figures["mean"]["longest_run_se"] == pytest.approx((first**2 + second**2) ** 0.5 / 2)
+    lines = (home / "columns" / "table.md").read_text().splitlines()
+    assert lines[0] == "| model | steps | copied 8-grams | longest run |"
+    assert lines[2].startswith("| MDLM | 2 | ") and lines[2].count(" ± ") == 1
+    assert lines[4].endswith("noise policy posterior. Runs are of one token.")
+    assert lines[6] == "| model | parameters | validation PPL, 16 rows: text tokens | all tokens |"
+    assert lines[8].startswith("| MDLM | ") and lines[8].count(" ± ") == 2
+    assert lines[10].startswith("Runs are of one token. Text tokens are") and len(lines) == 11
+
+
+def test_a_trigram_stands_in_a_report_that_asks_for_it(
+    home: Path, config: Config, data: Dataset, models: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "trigram" not in EvaluationConfig().metrics
+    asked = changed(config, metrics=("valid_ppl", "trigram"))
+    result = evaluate(asked, data, models, None, home / "teacher-report")
+    ours = TrigramModel.fit(data.train.tokens, data.train.vocab_size)
+    assert result["trigram_valid_ppl"] == perplexities(ours, data.valid, 16).to_dict()
+    lines = (home / "teacher-report" / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| MDLM", "| trigram (modified Kneser-Ney)"]
+    # Nothing that is asked for reads samples: none are drawn.
+    assert result["records"] == [] and not list((home / "teacher-report").glob("samples-*"))
+    monkeypatch.setattr(trigram, "MAX_TOKENS", 100)
+    evaluate(asked, data, models, None, home / "too-large")
+    assert "| trigram (modified Kneser-Ney) | – | – |" in (home / "too-large" / "table.md").read_text()
+
+
+def test_a_metric_that_is_not_there_is_refused(config: Config, data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="evaluation.metrics is 'entropie': did you mean entropy"):
+        changed(config, metrics=("entropie",))
+    with pytest.raises(ValueError, match="evaluation.metrics is empty"):
+        changed(config, metrics=())
+    with pytest.raises(ValueError, match="evaluation.metrics is 'tests.nowhere:X', which cannot be imported"):
+        evaluate(changed(config, metrics=("tests.nowhere:X",)), data, {}, None, tmp_path / "none")

@@ -25,7 +25,6 @@ from imdm_dist.evaluation.evaluator_files import find_evaluator
 from imdm_dist.evaluation.gen_ppl import (
     generative_perplexity,
     generative_perplexity_of_sequences,
-    generative_perplexity_of_texts,
 )
 
 VOCAB, LENGTH = 12, 9
@@ -145,12 +144,9 @@ def test_gen_ppl_of_equal_rows() -> None:
     assert scored.sequence_level == pytest.approx(scored.token_level, rel=1e-9)
 
 
-class Letters:
-    """A tokenizer of letters: a is 0, b is 1, ..."""
-
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        assert not add_special_tokens
-        return [ord(letter) - ord("a") for letter in text]
+def _letters(text: str) -> list[int]:
+    """Ids of a text in the tokens of an evaluator of letters: a is 0, b is 1, ..."""
+    return [ord(letter) - ord("a") for letter in text]
 
 
 def test_end_tokens_from_the_second_on_are_left_out() -> None:
@@ -179,8 +175,8 @@ def test_a_perplexity_that_no_float_holds_is_none() -> None:
 def test_gen_ppl_of_texts_of_many_lengths(batch: int) -> None:
     lm = _lm()
     texts = ["abcde", "c", "", "kkjihgfedcba", "ba"]
-    nlls = [_nlls(lm, Letters().encode(text[:8], False)) for text in texts if len(text) > 1]
-    scored = generative_perplexity_of_texts(lm, Letters(), texts, max_tokens=8, batch=batch)
+    nlls = [_nlls(lm, _letters(text[:8])) for text in texts if len(text) > 1]
+    scored = generative_perplexity_of_sequences(lm, [*map(_letters, texts)], max_tokens=8, batch=batch)
     assert (scored.tokens, scored.sequences) == (4 + 7 + 1, 3)
     assert scored.token_level == pytest.approx(math.exp(np.mean(sum(nlls, []))), rel=1e-5)
     assert scored.sequence_level == pytest.approx(math.exp(np.mean([np.mean(one) for one in nlls])), rel=1e-5)
@@ -223,7 +219,7 @@ def test_errors_name_the_remedy(tmp_path: Path, data: tuple[TokenFile, TokenFile
     with pytest.raises(ValueError, match="data.length=17"):
         generative_perplexity(_lm(), np.zeros((1, 17), dtype=int))
     with pytest.raises(ValueError, match="nothing to score"):
-        generative_perplexity_of_texts(_lm(), Letters(), ["a", ""], max_tokens=8)
+        generative_perplexity_of_sequences(_lm(), [[0], []], max_tokens=8)
     with pytest.raises(ValueError, match=r"evaluator\.n_heads=3"):
         train_evaluator(replace(TINY, n_heads=3), *data, tmp_path / "lm")
     assert not list(tmp_path.iterdir())

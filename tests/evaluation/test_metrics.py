@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
-from imdm_dist.evaluation import text_metrics
-from imdm_dist.evaluation.text_metrics import copied_ngrams, distinct_n, ngram_hashes, sample_entropy, text_figures
+from imdm_dist.config import EvaluationConfig
+from imdm_dist.data import Dataset
+from imdm_dist.evaluation.metric import Sampled, Subject
+from imdm_dist.evaluation.metrics import copied
+from imdm_dist.evaluation.metrics.copied import Copied, copied_ngrams
+from imdm_dist.evaluation.metrics.distinct import Distinct, distinct_n
+from imdm_dist.evaluation.metrics.entropy import Entropy, sample_entropy
+from imdm_dist.evaluation.rows import ngram_hashes
+from tests.small import small_model
 
 
 def _grams(rows: np.ndarray, n: int) -> list[tuple[int, ...]]:
@@ -48,7 +57,7 @@ def test_copied_ngrams_count_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = sum(gram in known for gram in grams) / len(grams)
     assert 0.2 < expected < 1
     assert copied_ngrams(samples, reference, n=5) == expected
-    monkeypatch.setattr(text_metrics, "_CHUNK_TOKENS", 13 * 7)
+    monkeypatch.setattr(copied, "_CHUNK_TOKENS", 13 * 7)
     assert copied_ngrams(torch.from_numpy(samples), torch.from_numpy(reference), n=5) == expected
 
 
@@ -62,7 +71,6 @@ def test_rows_shorter_than_n_have_no_figure() -> None:
     rows = np.array([[1, 2, 3]])
     assert copied_ngrams(rows, rows, n=8) is None
     assert distinct_n(rows, 4) is None
-    assert text_figures(rows, rows)["copied_8grams"] is None
 
 
 def test_hashes_tell_ngrams_of_a_large_vocabulary_apart() -> None:
@@ -72,3 +80,13 @@ def test_hashes_tell_ngrams_of_a_large_vocabulary_apart() -> None:
     assert len(np.unique(hashes)) == hashes.size
     # The order of the tokens matters.
     assert ngram_hashes(np.array([[1, 2]]), 2) != ngram_hashes(np.array([[2, 1]]), 2)
+
+
+def test_metrics_name_their_figures() -> None:
+    rows = np.array([[1, 2, 3]])
+    sampled = Sampled(rows, small_model(), steps=1, seed=0, reference_PL=rows)
+    subject = Subject(EvaluationConfig(), cast(Dataset, None), valid_rows=1, scorer=None)
+    assert Entropy(subject).of_samples(sampled) == {"entropy": pytest.approx(math.log(3))}
+    assert Distinct(subject).of_samples(sampled) == {"distinct_1": 1, "distinct_2": 1, "distinct_3": 1}
+    assert Copied(subject).of_samples(sampled) == {"copied_8grams": None}  # rows are shorter than that
+    assert Copied(subject).of_samples(replace(sampled, reference_PL=None)) == {}

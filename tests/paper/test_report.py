@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 
 from imdm_dist.chain import load_chain
 from imdm_dist.evaluation.result import ResultRecord, format_cell, mean_figures, table_markdown
+from imdm_dist.files import write_json
 from imdm_dist.paper import demo, plots, published
-from imdm_dist.paper.report import Report, write_report
+from imdm_dist.paper.report import DemoReport, write_report
 from imdm_dist.paper.two_tokens import FORMULAS
 from imdm_dist.training.metrics import console
 
 ROW = {"validity": 0.4931, "token_entropy": 0.6928, "factorization_error": 0.6931, "factorization_error_mean": 1.386}
 
 
-def _report() -> Report:
-    return Report(
+def _report() -> DemoReport:
+    return DemoReport(
         table1={"mdm": ROW, "imdm": {**ROW, "validity": 0.9987, "factorization_error": 0.0041}},
         table2_rows=[
             {"model": "imdm", "noise": "eps_A", "draw": 1, "token_1": 0.9912, "token_2": 0.9934},
@@ -62,7 +63,7 @@ def test_markdown_holds_ours_beside_the_paper(tmp_path: Path) -> None:
 
 
 def test_a_report_without_text_says_nothing_of_it(tmp_path: Path) -> None:
-    report = Report(table1={"mdm": ROW}, table2_rows=[], provenance={})
+    report = DemoReport(table1={"mdm": ROW}, table2_rows=[], provenance={})
     write_report(tmp_path / "a.json", tmp_path / "a.md", report)
     assert "## Text" not in (tmp_path / "a.md").read_text()
 
@@ -77,7 +78,9 @@ def test_tables() -> None:
 def test_no_figure_is_minus_zero(tmp_path: Path) -> None:
     assert format_cell(-0.0) == "0.00"
     zero = dict.fromkeys(ROW, -0.0) | {"factorization_error": -1e-9}
-    write_report(tmp_path / "a.json", tmp_path / "a.md", Report(table1={"mdm": zero}, table2_rows=[], provenance={}))
+    write_report(
+        tmp_path / "a.json", tmp_path / "a.md", DemoReport(table1={"mdm": zero}, table2_rows=[], provenance={})
+    )
     assert "| MDM | 0.0 % | 49.8 % | 0.000 | 0.690 | 0.000 | 0.693 | 0.000 |" in (tmp_path / "a.md").read_text()
     line = {"loss": -0.0, "grad_norm": 0.0, "lr": 0.0, "tokens_per_s": 1.0, "memory_gb": 1.0, "data_wait_s": 0.0}
     assert "loss 0.0000" in console(line)
@@ -94,7 +97,7 @@ def test_record_carries_what_a_figure_depends_on(tmp_path: Path) -> None:
         samples=256,
         figures=mean_figures([{"entropy": 3.0, "copied_8grams": None}, {"entropy": 4.0, "copied_8grams": None}]),
     )
-    record.write(tmp_path / "result.json")
+    write_json(tmp_path / "result.json", record.to_dict())
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["figures"] == {"entropy": 3.5, "copied_8grams": None}
     assert content["seeds"] == [42, 43]

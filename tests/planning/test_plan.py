@@ -23,7 +23,7 @@ from imdm_dist.model import masked_rows
 from imdm_dist.model.cuts import share
 from imdm_dist.model.dit import DiT, DitConfig
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
-from imdm_dist.objectives.flops import MASKED, pair_cost, pass_flops
+from imdm_dist.objectives.flops import MASKED, pair_cost
 from imdm_dist.objectives.sdtt import plan_teacher, second_pass_share
 from imdm_dist.planning.activations import activations
 from imdm_dist.planning.memory import PHASES, rank_memory, worst_masked_share

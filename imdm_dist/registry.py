@@ -51,3 +51,13 @@ class Registry:
 
 
 BACKBONES = Registry("model.family", {"dit": "imdm_dist.model.dit:DiT"})
+STAGES = Registry(
+    "a stage's kind",
+    {
+        "train": "imdm_dist.chain.stages.train:Train",
+        "given": "imdm_dist.chain.stages.given:Given",
+        "coupling": "imdm_dist.chain.stages.coupling:Coupling",
+        "evaluator": "imdm_dist.chain.stages.evaluator:Evaluator",
+        "evaluation": "imdm_dist.chain.stages.evaluation:Evaluation",
+    },
+)

@@ -51,6 +51,14 @@ class Registry:
 
 
 BACKBONES = Registry("model.family", {"dit": "imdm_dist.model.dit:DiT"})
+OBJECTIVES = Registry(
+    "objective.kind",
+    {
+        "nelbo": "imdm_dist.objectives.nelbo:Nelbo",
+        "sdtt": "imdm_dist.objectives.sdtt:Sdtt",
+        "redi": "imdm_dist.objectives.redi:Redi",
+    },
+)
 STAGES = Registry(
     "a stage's kind",
     {

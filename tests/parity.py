@@ -19,10 +19,12 @@ from imdm_dist.config import (
     InputsConfig,
     MaskConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
 )
+from imdm_dist.objectives.nelbo import NelboConfig
+from imdm_dist.objectives.redi import RediConfig
+from imdm_dist.objectives.sdtt import SdttConfig
 from imdm_dist.parallel.environment import Place
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
@@ -68,7 +70,7 @@ def matrix() -> list[Split]:
 
 def config_of(home: Path, stage: str, split: Split, steps: int = STEPS, dropout: float = 0.0) -> Config:
     """Settings of a run. Four heads, so that each of two tensor-parallel ranks has more than one."""
-    kind = {"teacher": "nelbo", "sdtt": "sdtt", "redi": "redi"}[stage]
+    sdtt = SdttConfig(rounds=2, steps_per_round=steps // 2, grid=4)
     return Config(
         inputs=InputsConfig(init=str(home / "start"), init_weights="raw", coupling=str(home / "coupling")),
         model=ModelConfig(
@@ -88,12 +90,12 @@ def config_of(home: Path, stage: str, split: Split, steps: int = STEPS, dropout:
             length=10,
             cache=str(home / "data"),
         ),  # fmt: skip
-        objective=ObjectiveConfig(kind=kind, rounds=2, steps_per_round=steps // 2, grid=4),  # type: ignore[arg-type]
+        objective={"teacher": NelboConfig(), "sdtt": sdtt, "redi": RediConfig()}[stage],
         # A small epsilon would let AdamW blow the rounding errors of gradients that are zero up to whole steps.
         optimizer=OptimizerConfig(lr=5e-4, eps=1e-6, warmup_steps=0, clip=0.5, ema_decay=0.9),
         engine=split.engine,
         train=TrainConfig(
-            steps=0 if kind == "sdtt" else steps, global_batch=8, log_every=1, save_every=steps // 4, keep_last=9
+            steps=0 if stage == "sdtt" else steps, global_batch=8, log_every=1, save_every=steps // 4, keep_last=9
         ),
         coupling=CouplingConfig(pairs=24, shards=2, steps=8, batch=12),
     )

@@ -66,19 +66,21 @@ def take_steps(report: Report, config: Config) -> int:
         nonlocal loss
         for batch in batches:
             seed_dropout(batch)
-            loss = engine.accumulate(lambda model: state.objective.loss(model, batch))  # noqa: B023
+            prepared = batch.to(topology.device)
+            loss = engine.accumulate(lambda model: state.objective.loss(model, prepared))  # noqa: B023
         engine.step(1e-4)
         state.follow(done)
 
     started = report.wait()
-    for done, batches in enumerate(Prefetched(run.examples, 0, warm + timed), start=1):
+    for done, batches in enumerate(Prefetched(run.examples, state.objective, 0, warm + timed), start=1):
         take(done, batches)
         if done == warm:
             report.figure("seconds until warm", report.wait() - started, "s")
             started = report.wait()
     seconds = (report.wait() - started) / timed
     with report.waits("times that the GPU is waited for in a step"):
-        take(warm + timed + 1, run.examples.step(warm + timed))
+        last = warm + timed
+        take(last + 1, [state.objective.prepare(batch, last) for batch in run.examples.step(last)])
     engine.close()
     topology.leave()
     tokens = config.train.global_batch * config.data.length

@@ -23,7 +23,7 @@ from typing import Any
 
 from imdm_dist.chain.entries import EVERY, Entry, check_entries, check_section, class_of
 from imdm_dist.chain.stage import Stage
-from imdm_dist.config import Config, build, parse_overrides, read_yaml, to_dict
+from imdm_dist.config import Config, Layer, build, parse_overrides, read_yaml, to_dict
 from imdm_dist.config.check import checked
 from imdm_dist.config.yaml_text import dump_yaml
 from imdm_dist.files import check_name
@@ -104,16 +104,17 @@ def _with_keys(entries: Sequence[Entry], overrides: Sequence[str]) -> tuple[list
 
 def _stage(path: Path | str, base: dict[str, Any], entry: Entry, overrides: Sequence[str]) -> Stage:
     where = f"stage {entry['name']} of {path}"
-    ours = [o for o in overrides if "/" not in o.split("=")[0]]
-    ours += [o.partition("/")[2] for o in overrides if o.split("=")[0].startswith(f"{entry['name']}/")]
+    of_all = [o for o in overrides if "/" not in o.split("=")[0]]
+    ours = [o.partition("/")[2] for o in overrides if o.split("=")[0].startswith(f"{entry['name']}/")]
     layers = [
-        (f"in {path}", base),
-        (f"in {where}", entry.get("set") or {}),
-        ("on the command line", parse_overrides(Config, ours)),
+        Layer(f"in {path}", base, shared=True),
+        Layer(f"in {where}", entry.get("set")),
+        Layer("on the command line", parse_overrides(Config, of_all), shared=True),
+        Layer("on the command line", parse_overrides(Config, ours)),
     ]
     cls = class_of(entry["kind"])
     given = {key: value for key, value in entry.items() if key not in EVERY and value is not None}
-    own = checked(cls, cls, {key: given[key] for key in given.keys() - cls.inputs_by_key()}, "", f"in {where}")
+    own = checked(cls, [Layer(f"in {where}", {key: given[key] for key in given.keys() - cls.inputs_by_key()})])
     stage = cls(name=entry["name"], kind=entry["kind"], config=build(Config, layers), **(given | own))
     stage.check(where)
     return stage
@@ -152,10 +153,10 @@ def _common(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {
         k: _common(v, other[k]) if isinstance(v, dict) else v
         for k, v in one.items()
-        if isinstance(v, dict) or (k in other and v == other[k])
+        if k in other and (isinstance(v, dict) or v == other[k])
     }
 
 
 def _different(one: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """The settings of `one` that `base` lacks."""
-    return {k: _different(v, base[k]) if isinstance(v, dict) else v for k, v in one.items() if v != base.get(k)}
+    return {k: _different(v, base.get(k, {})) if isinstance(v, dict) else v for k, v in one.items() if v != base.get(k)}

@@ -1,4 +1,4 @@
-"""What a stage's result depends on, which names its folder."""
+"""What a stage's result depends on: its identity, whose hash names the stage's folder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 from imdm_dist.chain.stage import Stage
 from imdm_dist.chain.stages import NO_TABLE
-from imdm_dist.config import to_dict
+from imdm_dist.config import shaping_settings
 from imdm_dist.data import prepare
-from imdm_dist.training.setup import unread_by
 
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
@@ -29,22 +28,9 @@ def stage_identity(stage: Stage, inputs: Mapping[str, str], may_build: bool = Tr
     return {
         "format": FORMAT,
         "kind": stage.kind,
-        "settings": shaping_settings(stage),
+        "settings": shaping_settings(stage.config, *stage.shaping),
         "data": [data.train.fingerprint, data.valid.fingerprint],
         "inputs": dict(inputs),
         **NO_TABLE,
         **stage.own_identity(inputs),
     }
-
-
-def shaping_settings(stage: Stage) -> dict[str, Any]:
-    """The settings that a stage's result depends on; its data count by what they hold, not by what they are called."""
-    settings = to_dict(stage.config)
-    kept: dict[str, Any] = {}
-    for key in stage.shaping:
-        section, _, name = key.partition(".")
-        kept[key] = settings[section][name] if name else settings[section]
-    if "objective" in kept:
-        unread = unread_by(stage.config.objective.kind)
-        kept["objective"] = {name: value for name, value in kept["objective"].items() if name not in unread}
-    return kept

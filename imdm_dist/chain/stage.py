@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from imdm_dist.chain.checks import Checks
 from imdm_dist.config import Config
+from imdm_dist.config.setting import meaning_of
 from imdm_dist.data.tokens import Tokens
 from imdm_dist.files import sha256_file
 from imdm_dist.planning.plan import CouplingPlan, Hardware, Plan
@@ -74,8 +75,8 @@ class Stage:
     result: ClassVar[str] = ""
     """The file in its folder that holds its result; what makes several overrides `digest`."""
     shaping: ClassVar[tuple[str, ...]] = ()
-    """Sections and settings (`train.steps`) of `config` that its result depends on, beside `data`, whose content counts
-    for every kind."""
+    """Sections and settings of `config` that its result depends on, as `shaping_settings` is told them, beside `data`,
+    whose content counts for every kind."""
     processes: ClassVar[Processes] = "one"
     """Whose work it is in a launch of several processes: one's, all of theirs in step (together), or all of theirs
     without waiting for each other (apart). Those in step see to signals themselves."""
@@ -136,16 +137,16 @@ class Stage:
         """
         inputs = self.inputs_by_key()
         alike = Counter(one.makes for one in inputs.values())
-        told = {}
-        for key in self.own_fields():
+        told: dict[str, Any] = {}
+        for key, own in self.own_fields().items():
             value, one = getattr(self, key), inputs.get(key)
-            if one is None:
+            if one is None and meaning_of(own).shapes:
                 told[key] = list(value) if isinstance(value, tuple) else value
-            elif one.labelled:
+            elif one is not None and one.labelled:
                 told[key] = {label: digests[name] for label, name in value.items()}
-            elif one.elsewhere:
+            elif one is not None and one.elsewhere:
                 told[key] = "" if value in digests else value
-            elif alike[one.makes] > 1:
+            elif one is not None and alike[one.makes] > 1:
                 told[key] = digests.get(value, "")
         return told
 

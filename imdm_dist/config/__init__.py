@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imdm_dist.config.check import Layer
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.evaluation import EvaluationConfig, EvaluatorConfig
@@ -21,6 +22,8 @@ from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.schema import Config, InputsConfig
+from imdm_dist.config.setting import setting, variant_section
+from imdm_dist.config.shaping import fixed_settings, shaping_settings
 from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from imdm_dist.config.yaml_text import read_yaml
 
@@ -33,6 +36,7 @@ __all__ = [
     "EvaluationConfig",
     "EvaluatorConfig",
     "InputsConfig",
+    "Layer",
     "MaskConfig",
     "ModelConfig",
     "NoisePolicy",
@@ -43,6 +47,7 @@ __all__ = [
     "Weights",
     "build",
     "describe",
+    "fixed_settings",
     "from_dict",
     "load_config",
     "load_over",
@@ -50,6 +55,9 @@ __all__ = [
     "parse_overrides",
     "read_yaml",
     "require",
+    "setting",
+    "shaping_settings",
     "to_dict",
     "to_yaml",
+    "variant_section",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imdm_dist.config.require import require
+from imdm_dist.config.setting import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class DataConfig:
     """Undo the tokenisation of a corpus before ours."""
     length: int = 32
     """Tokens in a training example, begin and end tokens included."""
-    cache: str = "runs/data"
+    cache: str = setting("runs/data", shapes=False)
     """Folder of the packed token files; a file is built once and shared by all runs."""
 
     def __post_init__(self) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
-from imdm_dist.config.check import checked, expected, is_section, settings
+from imdm_dist.config.check import Layer, checked, expected, is_section, settings
+from imdm_dist.config.setting import Variants, default_of, variants_of
 from imdm_dist.config.yaml_text import dump_yaml, parse_yaml, read_yaml
 
 T = TypeVar("T")
@@ -26,15 +27,15 @@ def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] 
     Raises:
         ValueError: an unreadable file, an unknown setting, a value of a wrong type or out of its range.
     """
-    layers = [(f"in {path}", _settings_of(path))] if path is not None else []
-    return build(cls, [*layers, ("on the command line", parse_overrides(cls, overrides))])
+    layers = [Layer(f"in {path}", _settings_of(path))] if path is not None else []
+    return build(cls, [*layers, Layer("on the command line", parse_overrides(cls, overrides))])
 
 
 def load_over(base: T, path: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """As `load_config`, with the settings of `base`, such as a trained model's, in place of the defaults."""
-    layers = [("in what it starts from", to_dict(base))]
-    layers += [(f"in {path}", _settings_of(path))] if path else []
-    return build(type(base), [*layers, ("on the command line", parse_overrides(type(base), overrides))])
+    layers = [Layer("in what it starts from", to_dict(base), shared=True)]
+    layers += [Layer(f"in {path}", _settings_of(path))] if path else []
+    return build(type(base), [*layers, Layer("on the command line", parse_overrides(type(base), overrides))])
 
 
 def _settings_of(path: str | Path) -> dict[str, Any]:
@@ -48,22 +49,22 @@ def _settings_of(path: str | Path) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "the given settings") -> T:
-    """The configuration `cls` from a mapping as `to_dict` makes it; what it leaves out keeps its default."""
-    return build(cls, [(f"in {where}", mapping)])
+    """The configuration `cls` from a record, a mapping as `to_dict` makes it; what it leaves out keeps its default.
+
+    Records of before a section had kinds hold the settings of all of them.
+    """
+    return build(cls, [Layer(f"in {where}", mapping, shared=True)])
 
 
-def build(cls: type[T], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> T:
+def build(cls: type[T], layers: Sequence[Layer | tuple[str, Any]]) -> T:
     """The configuration `cls` from mappings of rising precedence, each with the phrase that says where it stands.
 
-    Example: `build(Config, [("in chain.yaml", base), ("in stage sdtt of chain.yaml", stage)])`.
+    Example: `build(Config, [Layer("in chain.yaml", base, shared=True), ("in stage two of chain.yaml", stage)])`.
 
     Raises:
         ValueError: as `load_config`.
     """
-    merged: dict[str, Any] = {}
-    for where, mapping in layers:
-        merged = merge(merged, checked(cls, cls, mapping, "", where))
-    return _construct(cls, merged)
+    return _construct(cls, checked(cls, [Layer(*layer) for layer in layers]))
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,27 +127,37 @@ def describe(cls: type) -> str:
     return "".join(f"{line}\n" for line in _described(cls)).lstrip("\n")
 
 
-def _described(cls: type) -> Iterator[str]:
+def _described(cls: type, without: Collection[str] = ()) -> Iterator[str]:
     docs, types = _field_docs(cls), get_type_hints(cls)
     for field in fields(cls):
         kind = types[field.name]
+        if field.name in without:
+            continue
         if is_section(kind):
+            variants = variants_of(field)
+            within = _described_kinds(variants, kind) if variants else _described(kind)
             yield from ("", *_comment(inspect.getdoc(kind) or ""), f"{field.name}:")
-            yield from (f"  {line}" if line else line for line in _described(kind))
+            yield from (f"  {line}" if line else line for line in within)
         else:
             yield from _comment(docs.get(field.name, ""))
             if get_origin(kind) is Literal:
                 yield from _comment(f"One of: {expected(kind)}")
-            yield dump_yaml({field.name: _default(field)}).rstrip("\n")
+            default = default_of(field)
+            default = None if default is MISSING else list(default) if isinstance(default, tuple) else default
+            yield dump_yaml({field.name: default}).rstrip("\n")
 
 
-def _default(field: Field[Any]) -> Any:
-    """The default of a plain field as YAML knows it; null where the field must be given."""
-    if field.default_factory is not MISSING:
-        value = field.default_factory()
-    else:
-        value = None if field.default is MISSING else field.default
-    return list(value) if isinstance(value, tuple) else value
+def _described_kinds(variants: Variants, base: type) -> Iterator[str]:
+    """A section with the settings of its default kind, and those of the others as comments."""
+    key, default = variants.key, variants.default
+    yield from _comment(_field_docs(base)[key])
+    yield from _comment(f"One of: {' | '.join(variants.registry.names)} | module:Class")
+    yield f"{key}: {default}"
+    for name in (default, *(name for name in variants.registry.names if name != default)):
+        config = variants.config(name)
+        yield from _comment(f"{key}: {name} - {inspect.getdoc(config)}")
+        lines = _described(config, without=[key])
+        yield from lines if name == default else (line if line.startswith("#") else f"# {line}" for line in lines)
 
 
 def _comment(text: str) -> list[str]:
@@ -154,15 +165,16 @@ def _comment(text: str) -> list[str]:
 
 
 def _field_docs(cls: type) -> dict[str, str]:
-    """The string below each field of a class, which Python itself does not keep."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """The string below each field of a class and of those that it extends, which Python itself does not keep."""
     docs = {}
-    for statement, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
-            assert isinstance(statement.target, ast.Name) and isinstance(below.value, ast.Constant)
-            assert isinstance(below.value.value, str)
-            docs[statement.target.id] = inspect.cleandoc(below.value.value)
+    for one in reversed([one for one in cls.__mro__ if is_dataclass(one)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, below in zip(body.body, body.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
+                assert isinstance(statement.target, ast.Name) and isinstance(below.value, ast.Constant)
+                assert isinstance(below.value.value, str)
+                docs[statement.target.id] = inspect.cleandoc(below.value.value)
     return docs
 
 
@@ -176,7 +188,11 @@ def _construct(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
             if field.default is MISSING and field.default_factory is MISSING:
                 raise ValueError(f"{prefix}{name} is missing: set it to {expected(types[name])}")
         elif is_section(types[name]):
-            given[name] = _construct(types[name], values[name], f"{prefix}{name}.")
+            kind, inner = types[name], values[name]
+            if variants := variants_of(field):
+                inner = {variants.key: variants.default, **inner}
+                kind = variants.config(inner[variants.key])
+            given[name] = _construct(kind, inner, f"{prefix}{name}.")
         else:
             given[name] = values[name]
     return cls(**given)

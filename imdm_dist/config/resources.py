@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from imdm_dist.config.require import require
+from imdm_dist.config.setting import setting
 from imdm_dist.config.time_limit import LEAST_S, minutes_of, only_requeues
 
 LONGEST_WARNING_S = 65_535
@@ -41,31 +42,31 @@ _OURS = (
 class ResourcesConfig:
     """What a stage asks of SLURM; no result depends on it."""
 
-    nodes: int = 1
+    nodes: int = setting(1, shapes=False)
     """Machines of a job."""
-    gpus_per_node: int = 0
+    gpus_per_node: int = setting(0, shapes=False)
     """GPUs of each machine; 0 asks for none."""
-    tasks_per_node: int = 0
+    tasks_per_node: int = setting(0, shapes=False)
     """Processes on each machine; 0 is one for each GPU, or one."""
-    cpus_per_task: int = 0
+    cpus_per_task: int = setting(0, shapes=False)
     """Processor cores of each process; 0 leaves it to the site."""
-    memory: str = ""
+    memory: str = setting("", shapes=False)
     """Memory of each machine, such as 200G; empty leaves it to the site."""
-    time: str = ""
+    time: str = setting("", shapes=False)
     """Time limit of a job, as sbatch reads it (24:00:00), but not as minutes:seconds; empty is the partition's, and a
     day with Submitit."""
-    partition: str = ""
+    partition: str = setting("", shapes=False)
     """Partition; empty is the site's default."""
-    account: str = ""
+    account: str = setting("", shapes=False)
     """Account that is charged; empty is the user's default."""
-    array: int = 1
+    array: int = setting(1, shapes=False)
     """Couplings: jobs of this shape that share the shards."""
-    warning_s: int = 300
+    warning_s: int = setting(300, shapes=False)
     """Seconds before the time limit at which a job saves and goes back to the queue."""
-    restarts: int = 3
+    restarts: int = setting(3, shapes=False)
     """How often in a row a job goes back to the queue when a process of it dies; the count begins anew with every new
     checkpoint or shard. What the user has to mend (exit code 2) is not tried again."""
-    sbatch: tuple[str, ...] = ()
+    sbatch: tuple[str, ...] = setting((), shapes=False)
     """Further options of sbatch, such as --constraint=h100."""
 
     def __post_init__(self) -> None:

@@ -16,7 +16,9 @@ from imdm_dist.config.evaluation import EvaluationConfig, EvaluatorConfig
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.names import Weights
 from imdm_dist.config.resources import ResourcesConfig
+from imdm_dist.config.setting import variant_section
 from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from imdm_dist.registry import OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +26,12 @@ class InputsConfig:
     """What a stage starts from: outputs of earlier stages."""
 
     init: str = ""
-    """Run folder or checkpoint whose weights training starts from (SDTT: also the first teacher); empty is random."""
+    """Run folder or checkpoint whose weights training starts from, as an objective's first teacher too; empty is
+    random."""
     init_weights: Weights = "ema"
-    """Which of its weights (the authors start SDTT and ReDi from EMA weights)."""
+    """Which of its weights (the authors distil from EMA weights)."""
     coupling: str = ""
-    """Coupling folder that ReDi trains on."""
+    """Coupling folder that an objective on pairs trains on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = variant_section(OBJECTIVES)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

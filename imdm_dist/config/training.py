@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from imdm_dist.config.names import NoisePolicy, Weights
 from imdm_dist.config.require import require
+from imdm_dist.config.setting import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +62,23 @@ class OptimizerConfig:
 class EngineConfig:
     """How the DeepSpeed engine runs a step."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2, 3] = setting(0, shapes=False)
     """What ZeRO splits: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     precision: Literal["fp32", "autocast", "bf16"] = "fp32"
     """fp32; autocast: fp32 weights, bf16 products; bf16: bf16 weights, fp32 masters (needs zero_stage >= 1)."""
-    micro_batch: int = 0
+    micro_batch: int = setting(0, shapes=False)
     """Most examples in one forward pass; 0 takes the whole share of a rank (no accumulation)."""
-    loss_chunk_rows: int = 4096
+    loss_chunk_rows: int = setting(4096, shapes=False)
     """Most rows whose logits exist at a time; a micro-batch of more tokens is recomputed in chunks in backward."""
-    tensor_parallel: int = 1
+    tensor_parallel: int = setting(1, shapes=False)
     """Ranks that share each layer; the others of the world are data-parallel."""
-    recompute: bool = False
+    recompute: bool = setting(False, shapes=False)
     """Activation checkpointing: keep only each block's input and compute the block again in backward."""
-    compile: bool = False
+    compile: bool = setting(False, shapes=False)
     """torch.compile each block."""
-    layer_norm: Literal["torch", "apex"] = "torch"
+    layer_norm: Literal["torch", "apex"] = setting("torch", shapes=False)
     """Whose LayerNorm: torch's, or NVIDIA apex's fused one, where it imports and agrees."""
-    offload_optimizer: bool = False
+    offload_optimizer: bool = setting(False, shapes=False)
     """Keep optimizer state in host memory (needs zero_stage >= 1)."""
 
     def __post_init__(self) -> None:
@@ -97,73 +97,51 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What a training run minimises."""
+    """What a training run minimises; each kind has its own settings."""
 
-    kind: Literal["nelbo", "sdtt", "redi"] = "nelbo"
-    """nelbo: Eq. 5/14 on data; sdtt: self-distillation through time; redi: Eq. 14 on a coupling."""
-    divergence: Literal["reverse_kl", "forward_kl", "total_variation", "mse"] = "reverse_kl"
-    """SDTT: reverse_kl is KL(student || teacher); mse is on log-probabilities."""
-    rounds: int = 7
-    """SDTT rounds; each doubles the step and makes the student the next teacher."""
-    steps_per_round: int = 10_000
-    """SDTT optimizer steps in a round; train.steps is then rounds * steps_per_round."""
-    grid: int = 1024
-    """SDTT: the first round's step is 1/grid."""
-    noise_policy: NoisePolicy = "fixed"
-    """SDTT: mask noise inside the teacher's two-step rollout."""
-    teacher_weights: Weights = "raw"
-    """SDTT: which weights of the student become the teacher at a round's end (the authors: raw)."""
-    redraw_noise: bool = False
-    """ReDi control experiment: fresh noise every epoch instead of the pair's own, which undoes the method."""
-
-    def __post_init__(self) -> None:
-        require(self.rounds >= 1, f"objective.rounds is {self.rounds}: set it to 1 or more")
-        require(self.steps_per_round >= 1, f"objective.steps_per_round is {self.steps_per_round}: set it to 1 or more")
-        require(
-            self.grid >= 2**self.rounds,
-            f"objective.grid={self.grid} cannot be halved objective.rounds={self.rounds} times: raise it",
-        )
+    kind: str
+    """The kind: one of the house's, or the place of your own objective on PYTHONPATH."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
-    steps: int = 0
-    """Optimizer steps; SDTT takes rounds * steps_per_round and wants 0 here."""
+    steps: int = setting(0, changes_on_resume=True)
+    """Optimizer steps; 0 where the objective's own settings say how many."""
     global_batch: int = 512
     """Examples per optimizer step over all ranks."""
     seed: int = 0
     """Run seed: data order, times, masks and noise are functions of (seed, step, sample index)."""
-    log_every: int = 50
+    log_every: int = setting(50, shapes=False)
     """Steps between two lines of metrics.jsonl."""
-    save_every: int = 1000
+    save_every: int = setting(1000, shapes=False)
     """Steps between two checkpoints; the last step is always saved."""
-    keep_last: int = 2
+    keep_last: int = setting(2, shapes=False)
     """Newest checkpoints kept."""
-    keep_every: int = 0
+    keep_every: int = setting(0, shapes=False)
     """Checkpoints at multiples of this many steps are kept for good; 0 keeps none."""
-    keep_best: bool = False
+    keep_best: bool = setting(False, shapes=False)
     """Keep the checkpoint with the lowest validation perplexity (needs valid_every)."""
-    async_save: bool = True
+    async_save: bool = setting(True, shapes=False)
     """Write checkpoints from a copy while training goes on; off writes from live memory while training waits."""
-    resume: str = "auto"
+    resume: str = setting("auto", shapes=False)
     """auto: go on from the newest whole checkpoint of the run folder; none: the folder must have none; or a path."""
-    time_budget: float = 0.0
+    time_budget: float = setting(0.0, shapes=False)
     """Minutes after which the run saves and stops, to be resumed later; 0 is no limit."""
-    hang_minutes: float = 30.0
+    hang_minutes: float = setting(30.0, shapes=False)
     """Minutes without a sign of life of the loop after which the run ends with the stacks of all ranks; 0 is never."""
-    max_skipped: int = 10
+    max_skipped: int = setting(10, shapes=False)
     """Steps in a row whose gradient is not finite, each skipped, after which the run stops."""
-    deterministic: bool = False
+    deterministic: bool = setting(False, shapes=False)
     """Same bits at every run on the same machine, also on GPUs, at some cost in speed."""
-    check_replicas_every: int = 0
+    check_replicas_every: int = setting(0, shapes=False)
     """Steps between two comparisons of what must be equal across ranks; 0 is never. For debugging."""
-    valid_every: int = 0
+    valid_every: int = setting(0, shapes=False)
     """Steps between two validations; 0 is never."""
-    valid_rows: int = 1024
+    valid_rows: int = setting(1024, shapes=False)
     """Validation rows used."""
-    wandb: Literal["off", "offline", "online"] = "off"
+    wandb: Literal["off", "offline", "online"] = setting("off", shapes=False)
     """Mirror metrics.jsonl to Weights & Biases."""
 
     def __post_init__(self) -> None:

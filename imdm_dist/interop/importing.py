@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imdm_dist.config import Config, build, parse_overrides
-from imdm_dist.config.check import checked
+from imdm_dist.config.check import Layer, checked
 from imdm_dist.data import Tokenizer, load_tokenizer
 from imdm_dist.data.text import data_root
 from imdm_dist.files import sha256_file
@@ -58,7 +58,7 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
     path, out = Path(path), Path(out)
     if out.exists():
         raise ValueError(f"{out} exists: give another --out, imports do not overwrite")
-    asked = checked(Config, Config, parse_overrides(Config, overrides), "", "on the command line")
+    asked = checked(Config, [Layer("on the command line", parse_overrides(Config, overrides))])
     if other := [name for name in asked if name not in SECTIONS]:
         raise ValueError(f"an import has settings of {' and '.join(SECTIONS)} alone: leave {other[0]}.* out")
     source = open_source(path)

@@ -46,6 +46,15 @@ class Backbone(nn.Module, ABC):
     def head(self, h_RD: Tensor) -> Tensor:
         """Logits [R, V] of chosen rows [R, D]; the mask's column never wins."""
 
+    def row_loss(self, h_RD: Tensor, target_R: Tensor, weight_R: Tensor) -> Tensor:
+        """Sum over rows of weight * -log p(target), a float32 scalar: where a kernel that fuses it with the head goes.
+
+        Args:
+            target_R: int64.
+            weight_R: float32.
+        """
+        return (self.vocabulary.nll(self.head(h_RD), target_R) * weight_R).sum()
+
     def logits(self, x_BL: Tensor, seed_B: Tensor, redraw_BL: Tensor | None = None) -> Tensor:
         """Logits at every position, float32 [B, L, V]: for notebooks and small dense references."""
         h_BLD = self.hidden(x_BL, masked_rows(x_BL == self.mask_id, seed_B, redraw_BL))

@@ -8,15 +8,24 @@ Shape suffixes: B batch, L length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
 
 from imdm_dist import draws
-from imdm_dist.coupling import Coupling
-from imdm_dist.data import Order, TokenFile
 from imdm_dist.draws import Purpose
 from imdm_dist.objectives.batch import MaskedBatch, build_batch, draw_mask, stratified_time
+
+if TYPE_CHECKING:  # seconds to import, with transformers and pyarrow, which a loss needs not
+    from imdm_dist.data import TokenFile
+
+
+class Examples(Protocol):
+    """What an objective learns from, step by step."""
+
+    def step(self, step: int) -> list[MaskedBatch]:
+        """Micro-batches of optimizer step `step`, on the host."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,13 +69,15 @@ def cut_batch(global_batch: int, micro_batch: int, rank: int = 0, world: int = 1
 
 
 class DataExamples:
-    """Examples from packed text, for the teacher and for SDTT.
+    """Examples from packed text.
 
     Args:
-        count_masked: divide by the masked tokens of the global batch (SDTT) instead of by all (NELBO).
+        count_masked: divide by the masked tokens of the global batch instead of by all.
     """
 
     def __init__(self, data: TokenFile, seed: int, cut: Cut, count_masked: bool) -> None:
+        from imdm_dist.data import Order  # see above
+
         self.data, self.cut, self.count_masked = data, cut, count_masked
         self.order, self.seed = Order(data.rows, seed), seed
 
@@ -89,37 +100,3 @@ class DataExamples:
                 build_batch(clean_BL, masked_BL[here], time_B[here], seed_B, seed_B, self.data.mask_id, max(total, 1.0))
             )
         return batches
-
-
-class CouplingExamples:
-    """Examples from a coupling, for ReDi: the mask noise of a pair is the pair's own, in every epoch.
-
-    Args:
-        redraw_noise: the control experiment that gives a pair fresh noise every time instead.
-    """
-
-    def __init__(self, coupling: Coupling, seed: int, cut: Cut, redraw_noise: bool) -> None:
-        self.coupling, self.cut, self.redraw_noise = coupling, cut, redraw_noise
-        self.order, self.seed = Order(len(coupling), seed), seed
-
-    def step(self, step: int) -> list[MaskedBatch]:
-        """Micro-batches of optimizer step `step`, on the host."""
-        first = step * self.cut.global_batch
-        return [self._batch(first, piece, count) for piece, count in self.cut.pieces]
-
-    def _batch(self, first: int, piece: int, count: int) -> MaskedBatch:
-        coupling = self.coupling
-        pair = coupling.take(self.order.rows_of(first + piece, count))
-        draw_seed_B = draws.derive_seed(self.seed, Purpose.EXAMPLE, torch.arange(first + piece, first + piece + count))
-        masked_BL, time_B = self._corrupt(pair["start_KL"], pair["time_K"], draw_seed_B, piece)
-        seed_B = draw_seed_B if self.redraw_noise else pair["seed_K"]
-        total = float(self.cut.global_batch * coupling.length)
-        return build_batch(pair["result_KL"], masked_BL, time_B, seed_B, draw_seed_B, coupling.mask_id, total)
-
-    def _corrupt(self, start_BL: Tensor, time_B: Tensor, draw_seed_B: Tensor, piece: int) -> tuple[Tensor, Tensor]:
-        """What is masked, and at what time: as stored (perturbed), or drawn between start and result (plain)."""
-        masked_BL = start_BL == self.coupling.mask_id
-        if self.coupling.plan["kind"] == "perturbed":
-            return masked_BL, time_B
-        time_B = stratified_time(draw_seed_B, piece, self.cut.global_batch)
-        return masked_BL & draw_mask(draw_seed_B, time_B, self.coupling.length), time_B

@@ -13,6 +13,7 @@ from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.schema import Config
 from imdm_dist.diffusion.schedule import EPSILON
+from imdm_dist.objectives.objective import objective_of
 
 MASKED = (1 - EPSILON) * (1 + EPSILON) / 2
 """Mean share of positions that are masked when t is uniform on [EPSILON, 1]."""
@@ -57,7 +58,7 @@ class StepFlops:
     recompute: float
     """Blocks and chunks of rows that are computed a second time in backward."""
     teacher: float
-    """SDTT's two teacher passes and its head."""
+    """Passes of the objective's teacher and its head."""
 
     @property
     def total(self) -> float:
@@ -76,37 +77,12 @@ def step_flops(config: Config, vocab_size: int, micro_batch: int) -> StepFlops:
     backbone, head = flops_per_token(model, vocab_size, length)
     block, row = forward_per_token(model, length), forward_per_row(model, vocab_size)
     recompute = block if config.engine.recompute else 0.0
+    costs = objective_of(config.objective).costs(config)
     if micro_batch * length * MASKED > config.engine.loss_chunk_rows:
-        recompute += MASKED * (2 if config.objective.kind == "sdtt" else 1) * row
-    teacher = 0.0
-    if config.objective.kind == "sdtt":
-        noise = MASKED * sum(forward_per_mask(model))
-        teacher = (1 + second_pass_share(config)) * (block + noise) + MASKED * row
+        recompute += MASKED * costs.heads * row
+    noise = MASKED * sum(forward_per_mask(model))
+    teacher = costs.teacher_passes * (block + noise) + MASKED * (costs.heads - 1) * row
     return StepFlops(tokens * backbone, tokens * MASKED * head, tokens * recompute, tokens * teacher)
-
-
-def run_steps(config: Config) -> int:
-    """Optimizer steps of the run; 0 where train.steps is not set."""
-    if config.objective.kind == "sdtt":
-        return config.objective.rounds * config.objective.steps_per_round
-    return config.train.steps
-
-
-def second_pass_share(config: Config) -> float:
-    """Share of sequences for which SDTT's teacher runs twice, over all rounds.
-
-    With fixed mask noise these are the sequences in which the first step reveals something: a position is masked and
-    revealed with probability (1 - EPSILON) * min(t, dt). With other noise they are all.
-    """
-    objective, points = config.objective, 256
-    if objective.noise_policy != "fixed":
-        return 1.0
-    total = 0.0
-    for number in range(objective.rounds):
-        dt = 2.0**number / objective.grid
-        times = ((i + 0.5) / points for i in range(points))
-        total += sum(1 - (1 - (1 - EPSILON) * min(t, dt)) ** config.data.length for t in times) / points
-    return total / objective.rounds
 
 
 @dataclass(frozen=True)

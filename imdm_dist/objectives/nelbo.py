@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.diffusion.schedule import nelbo_weight
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch
+from imdm_dist.objectives.objective import Objective
 from imdm_dist.objectives.row_loss import sum_over_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class NelboConfig(ObjectiveConfig):
+    """The NELBO on data (Eq. 5); it has no settings of its own."""
+
+    kind: str = "nelbo"
+
+
+class Nelbo(Objective):
+    """Eq. 5 on data; no state."""
+
+    Config: ClassVar[type[ObjectiveConfig]] = NelboConfig
+
+    def loss(self, model: Backbone, batch: MaskedBatch) -> Tensor:
+        """See `nelbo`."""
+        return nelbo(model, batch, self.chunk_rows)
 
 
 def nelbo(model: Backbone, batch: MaskedBatch, chunk_rows: int) -> Tensor:
@@ -19,12 +41,8 @@ def nelbo(model: Backbone, batch: MaskedBatch, chunk_rows: int) -> Tensor:
     """
     h_MD = model.hidden(batch.x_BL, batch.masked).flatten(0, 1)[batch.masked.flat_M]
     weight_M = nelbo_weight(batch.row_time_M()).float()
-
-    def loss_of_rows(h_RD: Tensor, target_R: Tensor, weight_R: Tensor) -> Tensor:
-        return (model.vocabulary.nll(model.head(h_RD), target_R) * weight_R).sum()
-
     rows = h_MD, batch.target_M, weight_M
-    return sum_over_rows(loss_of_rows, rows, batch.x_BL.numel(), chunk_rows) / batch.total
+    return sum_over_rows(model.row_loss, rows, batch.x_BL.numel(), chunk_rows) / batch.total
 
 
 @torch.no_grad()

@@ -1,128 +1,141 @@
-"""An objective as the train loop sees it: a loss on a micro-batch, and state that moves with the step."""
+"""An objective, as the other rooms see it: what it learns from, its loss, its state, and what it costs.
+
+An objective is a file beside this one and a line of `imdm_dist.registry`: its settings (`Config`), a class that extends
+`Objective`, and what is its own of examples and losses. No other file asks which one it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from imdm_dist.config import schema
 from imdm_dist.config.names import Weights
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.nelbo import nelbo
-from imdm_dist.objectives.sdtt import sdtt
+from imdm_dist.objectives.examples import Cut, DataExamples, Examples
+from imdm_dist.registry import OBJECTIVES
 
 NamedTensors = dict[str, Tensor]
 StreamedTensors = Iterable[tuple[str, Tensor]]
 """Named tensors, one at a time: all of them together may not fit."""
 
 
-class Objective(Protocol):
-    """What the loop calls, in this order: `loss` for each micro-batch of a step, then `end_step`."""
+@dataclass(frozen=True)
+class Costs:
+    """What a step costs beside the model's own passes; the defaults are those of one model and its cross-entropy."""
+
+    teachers: int = 0
+    """Models held beside the one that learns, in the width of its weights, and in each checkpoint."""
+    teacher_passes: float = 0.0
+    """Forward passes of a teacher's blocks for each token, mean over the run."""
+    heads: int = 1
+    """Heads that each masked row goes through: the model's, and a teacher's."""
+    kept_logits: int = 0
+    """Float32 tensors of the shape of logits that a loss of two heads keeps for backward; 0: as cross-entropy."""
+    stratified: bool = True
+    """Whether times are stratified over the global batch; if not, those of a micro-batch are independent."""
+
+
+class Objective:
+    """What a run minimises.
+
+    The loop calls, in this order: `prepare` for each micro-batch of a step, in the thread that makes them while the
+    step before runs; `loss` for each; `metrics`; `end_step`.
+
+    Args:
+        config: its section, of class `Config`.
+        chunk_rows: most rows whose logits exist at a time.
+        teacher: where it needs one, a copy of the model before the first step, split as the model is; it is taken over.
+    """
+
+    Config: ClassVar[type[ObjectiveConfig]]
+    """Its settings."""
+    reads_coupling: ClassVar[bool] = False
+    """Whether it learns from the pairs of a coupling, not from text."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether it begins with a copy of the model as its teacher."""
+
+    def __init__(self, config: ObjectiveConfig, chunk_rows: int, teacher: Backbone | None = None) -> None:
+        assert (teacher is not None) == self.needs_teacher
+        self.chunk_rows = chunk_rows
+
+    @classmethod
+    def steps(cls, config: schema.Config) -> int:
+        """Optimizer steps of a run; 0 where its settings do not say."""
+        return config.train.steps
+
+    @classmethod
+    def check(cls, config: schema.Config) -> None:
+        """Hold other sections against what the objective needs.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+
+    @classmethod
+    def examples(cls, config: schema.Config, cut: Cut, source: Any) -> Examples:
+        """The examples of a run.
+
+        Args:
+            cut: which of them are made here.
+            source: what it learns from: a `TokenFile`, or a `Coupling` if `reads_coupling`.
+        """
+        return DataExamples(source, config.train.seed, cut, count_masked=False)
+
+    @classmethod
+    def costs(cls, config: schema.Config) -> Costs:
+        """What a step costs, for plans and for MFU."""
+        return Costs()
+
+    def prepare(self, batch: MaskedBatch, step: int) -> MaskedBatch:
+        """Do what `loss` needs done on the host, in another thread than the loop's: nothing that `end_step` changes
+        may be read.
+
+        Args:
+            batch: on the host.
+            step: the optimizer step that it is for, counted from 0.
+        """
+        return batch
 
     def loss(self, model: Backbone, batch: MaskedBatch) -> Tensor:
-        """Share of the loss of a micro-batch that lies on the host."""
-        ...
+        """Share of the loss of a prepared micro-batch on the model's device, a float32 scalar."""
+        raise NotImplementedError
 
     def end_step(self, done: int, weights: Callable[[Weights], StreamedTensors]) -> None:
         """Move the state on after `done` steps in all."""
-        ...
 
     def state(self) -> NamedTensors:
         """Tensors a checkpoint must hold to go on exactly."""
-        ...
+        return {}
 
     def load_state(self, done: int, state: StreamedTensors) -> None:
         """Take the state of a checkpoint at `done` steps."""
-        ...
 
     def metrics(self) -> dict[str, float]:
         """What to log beside the loss."""
-        ...
-
-
-class NelboObjective:
-    """Eq. 5 on data, Eq. 14 on a coupling; no state."""
-
-    def __init__(self, chunk_rows: int) -> None:
-        self.chunk_rows = chunk_rows
-
-    def loss(self, model: Backbone, batch: MaskedBatch) -> Tensor:
-        """See `Objective`."""
-        return nelbo(model, batch.to(model.device), self.chunk_rows)
-
-    def end_step(self, done: int, weights: Callable[[Weights], StreamedTensors]) -> None:
-        """Nothing moves."""
-
-    def state(self) -> NamedTensors:
-        """Nothing to hold."""
-        return {}
-
-    def load_state(self, done: int, state: StreamedTensors) -> None:
-        """Nothing to take."""
-
-    def metrics(self) -> dict[str, float]:
-        """Nothing beside the loss."""
         return {}
 
 
-class SdttObjective:
-    """SDTT: after each round the student becomes the teacher and the step doubles.
+def objective_of(config: ObjectiveConfig) -> type[Objective]:
+    """The objective that settings name.
 
-    Args:
-        teacher: a copy of the student before the first step, split as the student is; it is taken over.
+    Raises:
+        ValueError: there is none of that name.
     """
-
-    def __init__(self, config: ObjectiveConfig, teacher: Backbone, chunk_rows: int) -> None:
-        self.config, self.chunk_rows = config, chunk_rows
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.round = 0
-
-    @property
-    def dt(self) -> float:
-        """The teacher's step in this round."""
-        return 2.0**self.round / self.config.grid
-
-    def loss(self, model: Backbone, batch: MaskedBatch) -> Tensor:
-        """See `Objective`."""
-        config = self.config
-        return sdtt(model, self.teacher, batch, self.dt, config.divergence, config.noise_policy, self.chunk_rows)
-
-    def end_step(self, done: int, weights: Callable[[Weights], StreamedTensors]) -> None:
-        """See `Objective`."""
-        if done % self.config.steps_per_round == 0:
-            self._set_teacher(weights(self.config.teacher_weights))
-            self.round = self._round_after(done)
-
-    def state(self) -> NamedTensors:
-        """The teacher's weights by name; the round follows from the step."""
-        return {name: parameter.detach() for name, parameter in self.teacher.named_parameters()}
-
-    def load_state(self, done: int, state: StreamedTensors) -> None:
-        """See `Objective`."""
-        self._set_teacher(state)
-        self.round = self._round_after(done)
-
-    def metrics(self) -> dict[str, float]:
-        """Round and teacher step."""
-        return {"round": self.round, "dt": self.dt}
-
-    def _round_after(self, done: int) -> int:
-        return min(done // self.config.steps_per_round, self.config.rounds - 1)
-
-    @torch.no_grad()
-    def _set_teacher(self, weights: StreamedTensors) -> None:
-        parameters = dict(self.teacher.named_parameters())
-        for name, tensor in weights:
-            parameters[name].copy_(tensor)
+    found: type[Objective] = OBJECTIVES.get(config.kind)
+    return found
 
 
-def build_objective(config: ObjectiveConfig, teacher: Backbone | None, chunk_rows: int) -> Objective:
-    """The objective that `config` names; SDTT wants a teacher."""
-    if config.kind != "sdtt":
-        return NelboObjective(chunk_rows)
-    assert teacher is not None
-    return SdttObjective(config, teacher, chunk_rows)
+def build_objective(config: schema.Config, teacher: Backbone | None) -> Objective:
+    """The objective of a run; `teacher` as in `Objective`."""
+    return objective_of(config.objective)(config.objective, config.engine.loss_chunk_rows, teacher)
+
+
+def coupling_readers() -> list[str]:
+    """Names of the registered objectives that learn from a coupling, for messages."""
+    return [name for name in OBJECTIVES.names if OBJECTIVES.get(name).reads_coupling]

@@ -1,6 +1,6 @@
 """Sums of a loss over masked rows, in chunks: logits [rows of a chunk, V] are all that ever exists.
 
-Shape suffixes: R rows, V vocabulary.
+Shape suffixes: R rows, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from imdm_dist.model import Vocabulary
+from imdm_dist.model import Backbone, Vocabulary
 
 Divergence = Literal["reverse_kl", "forward_kl", "total_variation", "mse"]
 
@@ -33,6 +33,19 @@ def sum_over_rows(
         return loss_of_rows(*rows)
     parts = zip(*(part.tensor_split(chunks) for part in rows), strict=True)
     return torch.stack([checkpoint(loss_of_rows, *part, use_reentrant=False) for part in parts]).sum(dim=0)
+
+
+def divergence_loss(
+    student: Backbone, teacher: Backbone, student_RD: Tensor, teacher_RD: Tensor, kind: Divergence
+) -> Tensor:
+    """`divergence_sum` of what two heads make of hidden states: where a kernel that fuses it with them goes.
+
+    Args:
+        student_RD, teacher_RD: hidden states of the same rows; no gradient reaches the teacher's.
+    """
+    with torch.no_grad():
+        teacher_RV = teacher.head(teacher_RD)
+    return divergence_sum(student.vocabulary, student.head(student_RD), teacher_RV, kind)
 
 
 def divergence_sum(vocabulary: Vocabulary, student_RV: Tensor, teacher_RV: Tensor, kind: Divergence) -> Tensor:

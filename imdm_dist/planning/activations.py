@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imdm_dist.config.schema import Config
+from imdm_dist.objectives.objective import objective_of
 
 Device = Literal["cuda", "cpu"]
 FP32 = 4
@@ -53,7 +54,7 @@ class Activations:
     masks: int
     """Kept by the noise MLP."""
     rows: int
-    """Kept of masked rows: hidden states, the norm of the head, SDTT's targets."""
+    """Kept of masked rows: hidden states, the norm of the head, a teacher's hidden states."""
     loss_forward: int
     """Logits and what the loss makes of them, for one chunk of rows, at the worst moment of forward."""
     loss_backward: int
@@ -132,8 +133,8 @@ def _attention_extra(config: Config, device: Device) -> float:
 
 
 def _per_row(config: Config) -> int:
-    """Bytes kept for each masked row and unit of width: the gathered hidden state, and SDTT's target beside it."""
-    return FP32 * (2 if config.objective.kind == "sdtt" else 1)
+    """Bytes kept for each masked row and unit of width: the gathered hidden state, and a teacher's beside it."""
+    return FP32 * objective_of(config.objective).costs(config).heads
 
 
 def _per_chunk_row(config: Config) -> int:
@@ -146,13 +147,12 @@ def _loss_bytes(config: Config) -> tuple[int, int]:
 
     NELBO: forward has logits and log-probabilities; backward log-probabilities, their gradient and that of the
     logits. With tensor parallelism the library works in place in a copy of the logits.
-    SDTT: forward has the teacher's logits, log-probabilities of both, their difference, and what the divergence makes
-    of them; backward what autograd kept of these and two gradients.
+    Two heads: forward has the teacher's logits, log-probabilities of both, their difference, and what the divergence
+    makes of them; backward what autograd kept of these and two gradients.
     """
     logit = widths(config).product
     widened = 0 if logit == FP32 else FP32
-    if config.objective.kind == "sdtt":
-        made = {"reverse_kl": 5, "forward_kl": 5, "total_variation": 6, "mse": 4}[config.objective.divergence]
+    if made := objective_of(config.objective).costs(config).kept_logits:
         return logit + made * FP32, made * FP32
     if config.engine.tensor_parallel > 1:
         return logit + widened + FP32, FP32 + 2 * logit

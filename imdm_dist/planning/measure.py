@@ -24,7 +24,8 @@ from imdm_dist.config import Config, MaskConfig, ModelConfig, load_config
 from imdm_dist.data import Dataset, TokenFile
 from imdm_dist.device import steady_allocator
 from imdm_dist.model import build_backbone
-from imdm_dist.objectives.examples import DataExamples, cut_batch
+from imdm_dist.objectives.examples import cut_batch
+from imdm_dist.objectives.objective import Objective, objective_of
 from imdm_dist.parallel.topology import Topology, start
 from imdm_dist.training.loop import build
 from imdm_dist.training.setup import Run
@@ -40,7 +41,7 @@ def resident(name: str) -> int:
 
 
 def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path) -> Run:
-    """A run on random rows; ReDi is measured on them too, as its pairs take what other rows do."""
+    """A run on random rows; so is one that learns from a coupling, as its pairs take what other rows do."""
     cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     rows = np.random.default_rng(0).integers(0, vocab_size - 1, (64, config.data.length))
     file = TokenFile.write(
@@ -55,7 +56,8 @@ def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path
     )
     model = build_backbone(config.model, vocab_size, vocab_size - 1)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    examples = DataExamples(file, config.train.seed, cut, count_masked=config.objective.kind == "sdtt")
+    kind = objective_of(config.objective)
+    examples = (Objective if kind.reads_coupling else kind).examples(config, cut, file)
     data = Dataset(file, file, None)
     return Run(config, folder, data, model, cut, examples, {}, shapes, last=STEPS, resume=None)
 
@@ -66,7 +68,8 @@ def take_steps(config: Config, vocab_size: int, topology: Topology, folder: Path
     engine, state = build(run, topology)
     for done in range(STEPS):
         for batch in run.examples.step(done):
-            engine.accumulate(lambda model, b=batch: state.objective.loss(model, b))  # type: ignore[misc]
+            prepared = state.objective.prepare(batch, done).to(topology.device)
+            engine.accumulate(lambda model, b=prepared: state.objective.loss(model, b))  # type: ignore[misc]
         engine.step(1e-4)
         state.follow(done + 1)
     engine.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from imdm_dist.config.schema import Config
 from imdm_dist.objectives.batch import strata
-from imdm_dist.objectives.flops import run_steps
+from imdm_dist.objectives.objective import objective_of
 from imdm_dist.planning.activations import FP32, Activations, Device, activations, widths
 from imdm_dist.planning.parameters import Parameters, count_parameters
 from imdm_dist.training.engine.deepspeed import BUCKET
@@ -72,14 +72,14 @@ def rank_memory(
         "optimizer state": 2 * FP32 * shard,
         "EMA": FP32 * shard,
     }
-    teacher = widths(config).weight * count.rank if config.objective.kind == "sdtt" else 0
-    staged = FP32 * count.rank * (5 if teacher else 4) // dp if _saves_aside(config) else 0
+    teachers = objective_of(config.objective).costs(config).teachers
+    staged = FP32 * count.rank * (4 + teachers) // dp if _saves_aside(config) else 0
     parts: dict[str, ByPhase] = {
         "weights": _weights(config, count, shard, dp),
         "bf16 copies of weights": _copies(config, count),
         "gradients": _gradients(config, count, shard, micro_batches > 1),
         **{name: _always(size if on_device else 0) for name, size in state.items()},
-        "SDTT teacher": _always(teacher),
+        "teacher": _always(widths(config).weight * count.rank * teachers),
         "activations": _kept(config, live),
         "loss chunk": (live.rows + live.loss_forward, live.rows + live.loss_backward, 0, 0, 0, 0),
         "ZeRO buffers": _buffers(config, count, shard, dp, device),
@@ -90,7 +90,7 @@ def rank_memory(
     if device == "cuda":
         # Offloaded: masters, moments, EMA, their gradient, and a copy in the width of the weights.
         host = staged + (0 if on_device else sum(state.values()) + (FP32 + widths(config).weight) * shard)
-    checkpoint = FP32 * count_parameters(config.model, vocab_size).total * (5 if teacher else 4)
+    checkpoint = FP32 * count_parameters(config.model, vocab_size).total * (4 + teachers)
     return Memory(parts, host, checkpoint)
 
 
@@ -100,7 +100,7 @@ def worst_masked_share(config: Config, micro_batch: int) -> float:
     Times are stratified over the global batch, each micro-batch with its own spread of strata. The times of a
     perturbed coupling are those of its pairs, independent: three standard deviations of their mean are taken.
     """
-    if config.objective.kind == "redi" and config.coupling.kind == "perturbed":
+    if not objective_of(config.objective).costs(config).stratified:
         return min(1.0, 0.5 + 3 * (1 / 12 / micro_batch) ** 0.5)
     batch = config.train.global_batch
     return float((strata(batch).double() + 0.5).view(-1, micro_batch).mean(dim=1).max()) / batch
@@ -108,7 +108,7 @@ def worst_masked_share(config: Config, micro_batch: int) -> float:
 
 def _saves_aside(config: Config) -> bool:
     """Whether a checkpoint is ever written from a copy: the last one is not."""
-    return config.train.async_save and not 0 < run_steps(config) <= config.train.save_every
+    return config.train.async_save and not 0 < objective_of(config.objective).steps(config) <= config.train.save_every
 
 
 def _always(size: int) -> ByPhase:

@@ -8,7 +8,8 @@ from typing import Any
 from imdm_dist.config.require import require
 from imdm_dist.config.schema import Config
 from imdm_dist.objectives.examples import cut_batch
-from imdm_dist.objectives.flops import PairCost, StepFlops, pair_cost, run_steps, step_flops
+from imdm_dist.objectives.flops import PairCost, StepFlops, pair_cost, step_flops
+from imdm_dist.objectives.objective import objective_of
 from imdm_dist.parallel.topology import check_topology
 from imdm_dist.planning.activations import Device
 from imdm_dist.planning.memory import Memory, rank_memory
@@ -150,7 +151,7 @@ def build_plan(config: Config, hardware: Hardware, vocab_size: int | None = None
         micro_batches=micro_batches,
         flops=flops,
         step_seconds=hardware.seconds(flops.total),
-        steps=run_steps(config),
+        steps=objective_of(config.objective).steps(config),
         coupling=plan_coupling(config, hardware, vocab_size),
         remedy=remedy,
         notes=tuple(_notes(config, hardware)),

@@ -61,7 +61,7 @@ def _work(plan: Plan) -> str:
         "backbone": flops.backbone,
         "head": flops.head,
         "recomputation": flops.recompute,
-        "SDTT teacher": flops.teacher,
+        "teacher": flops.teacher,
         "total": flops.total,
     }
     unit, size = ("TFLOP", 1e12) if flops.total >= 1e12 else ("GFLOP", 1e9)

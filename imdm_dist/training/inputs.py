@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.names import Weights
 from imdm_dist.config.schema import Config
+from imdm_dist.config.setting import meaning_of
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.data.prepare import NotPreparedError, prepare
 from imdm_dist.data.tokens import Tokens, tokens_of
 from imdm_dist.model import build_backbone
+from imdm_dist.objectives.objective import objective_of
 from imdm_dist.problems import refuse
 
 _PLACES = {"root", "train", "valid", "name", "text_field", "tokenizer", "cache"}
@@ -147,10 +149,10 @@ def _input_problems(config: Config) -> Iterator[str]:
         else:
             for problem in misfits(given, config, ours) if ours else ():
                 yield f"the model of inputs.init={inputs.init} {problem}"
-    if config.objective.kind != "redi":
+    if not objective_of(config.objective).reads_coupling:
         return
     if not inputs.coupling:
-        yield "objective.kind=redi trains on a coupling: set inputs.coupling to its folder"
+        yield f"objective.kind={config.objective.kind} trains on a coupling: set inputs.coupling to its folder"
         return
     try:
         theirs = coupling_tokens(Path(inputs.coupling))
@@ -184,11 +186,11 @@ def check_same_data(before: dict[str, Any], config: DataConfig) -> None:
 
 def changed_data(before: dict[str, Any], config: DataConfig) -> dict[str, tuple[Any, Any]]:
     """Settings of the section data that differ, before and now; where rows are kept is of no matter."""
-    ours = to_dict(config)
+    ours = {field.name: to_dict(config)[field.name] for field in fields(config) if meaning_of(field).shapes}
     return {
-        f"data.{name}": (before[name], ours[name])
-        for name in ours
-        if name != "cache" and name in before and before[name] != ours[name]
+        f"data.{name}": (before[name], value)
+        for name, value in ours.items()
+        if name in before and before[name] != value
     }
 
 

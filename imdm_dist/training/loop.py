@@ -16,7 +16,7 @@ from imdm_dist.config import to_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.device import steady_allocator
 from imdm_dist.objectives.flops import step_flops
-from imdm_dist.objectives.objective import build_objective
+from imdm_dist.objectives.objective import build_objective, objective_of
 from imdm_dist.objectives.validation import validation_figures, validation_sums
 from imdm_dist.parallel.environment import Place, place_of_this_process
 from imdm_dist.parallel.failure import agree, all_fail_together, own_log
@@ -104,7 +104,7 @@ def progress(run: Run, topology: Topology) -> tqdm:
 def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     """Split the model, wrap it in an engine, and bring both to where the run stands."""
     config = run.config
-    teacher = copy.deepcopy(run.model) if config.objective.kind == "sdtt" else None
+    teacher = copy.deepcopy(run.model) if objective_of(config.objective).needs_teacher else None
     if topology.tp > 1:
         from imdm_dist.parallel.tensor_parallel import split  # seconds to import
 
@@ -113,7 +113,7 @@ def build(run: Run, topology: Topology) -> tuple[Engine, TrainState]:
     model = prepare_blocks(run.model.to(topology.device), config.engine)
     if teacher is not None:
         teacher.to(topology.device, BF16 if config.engine.precision == "bf16" else None)
-    objective = build_objective(config.objective, teacher, config.engine.loss_chunk_rows)
+    objective = build_objective(config, teacher)
     cut = run.cut
     engine = Engine(model, config.engine, config.optimizer, topology, cut.micro_batch, len(cut.pieces))
     state = TrainState(engine, Ema(engine.fragments("weights"), config.optimizer.ema_decay), objective, run)
@@ -144,15 +144,16 @@ def _train(
 
     done, finished = run.done, False
     stop.lost = lambda: lost_without(folder, run.done, pulse.trained)
-    steps = Prefetched(run.examples, run.done, run.last)
+    steps = Prefetched(run.examples, objective, run.done, run.last)
     for done, batches in enumerate(steps, start=run.done + 1):
         # 1. Gradients: every micro-batch adds its share of the global batch's loss.
         loss = torch.zeros((), device=topology.device)
         for batch in batches:
             pulse.at("gradients")
             seed_dropout(batch)
-            loss += engine.accumulate(lambda m, b=batch: objective.loss(m, b))  # type: ignore[misc]
-        # 2. The update, then what follows the weights: EMA and, at a round's end, the SDTT teacher.
+            prepared = batch.to(topology.device)
+            loss += engine.accumulate(lambda m, b=prepared: objective.loss(m, b))  # type: ignore[misc]
+        # 2. The update, then what follows the weights: EMA and the objective's state, such as a teacher.
         pulse.at("update")
         lr = learning_rate(config.optimizer, done - 1, run.last)
         grad_norm = engine.step(lr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,19 @@ import torch
 
 from imdm_dist.checkpoint.format import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
 from imdm_dist.checkpoint.model import initialise, load_model
-from imdm_dist.config import from_dict, to_dict
+from imdm_dist.config import fixed_settings, from_dict
 from imdm_dist.config.schema import Config
-from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import Dataset, TokenFile, prepare
 from imdm_dist.model import Backbone, build_backbone
-from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, cut_batch
-from imdm_dist.objectives.flops import run_steps
+from imdm_dist.objectives.examples import Cut, Examples, cut_batch
+from imdm_dist.objectives.objective import objective_of
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
 
-SHAPING_SETTINGS = ("train.global_batch", "train.seed", "engine.precision")
-"""Settings of the train and engine sections that shape what a step does, and so may not change on resume. How the
-work is split, what is kept and how often something is written do not."""
-_SDTT = {"divergence", "rounds", "steps_per_round", "grid", "noise_policy", "teacher_weights"}
+_SECTIONS = ("model", "objective", "optimizer", "engine", "train")
+"""Sections whose settings count for a run that goes on; data and inputs count by what they hold."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Run:
     model: Backbone
     """On the host, with the weights of `inputs.init` or random ones."""
     cut: Cut
-    examples: DataExamples | CouplingExamples
+    examples: Examples
     provenance: dict[str, Any]
     """Digests of data, initial weights and coupling."""
     shapes: dict[str, list[int]]
@@ -78,13 +75,13 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
         source = load_model(config.inputs.init, config.inputs.init_weights)
         initialise(model, source)
         provenance["init"] = {"weights": source.digest, "kind": source.weights, "step": source.step}
-    examples: DataExamples | CouplingExamples
-    if config.objective.kind == "redi":
+    objective = objective_of(config.objective)
+    if objective.reads_coupling:
         coupling = open_coupling(config, data.train)
         provenance["coupling"] = coupling.digest
-        examples = CouplingExamples(coupling, config.train.seed, cut, config.objective.redraw_noise)
+        examples = objective.examples(config, cut, coupling)
     else:
-        examples = DataExamples(data.train, config.train.seed, cut, count_masked=config.objective.kind == "sdtt")
+        examples = objective.examples(config, cut, data.train)
     if resume is not None:
         check_resumable(resume.state, config, provenance)
         before = total_steps(from_dict(Config, resume.state["config"]))
@@ -132,14 +129,11 @@ def total_steps(config: Config) -> int:
     Raises:
         ValueError: train.steps and the objective contradict each other.
     """
-    steps = run_steps(config)
+    objective = objective_of(config.objective)
+    objective.check(config)
+    steps = objective.steps(config)
     if steps == 0:
         raise ValueError("train.steps is 0: set it to the number of optimizer steps")
-    if config.train.steps not in (0, steps):
-        raise ValueError(
-            f"train.steps={config.train.steps}, but SDTT takes objective.rounds * objective.steps_per_round = {steps}: "
-            "leave train.steps at 0"
-        )
     optimizer = config.optimizer
     if optimizer.schedule != "constant" and optimizer.warmup_steps + optimizer.decay_steps >= steps:
         raise ValueError(
@@ -150,13 +144,14 @@ def total_steps(config: Config) -> int:
 
 
 def open_coupling(config: Config, data: TokenFile) -> Coupling:
-    """The coupling of a ReDi run.
+    """The coupling of a run that learns from one.
 
     Raises:
         ValueError: none is named, or it was made with another vocabulary or length.
     """
     if not config.inputs.coupling:
-        raise ValueError("objective.kind=redi trains on a coupling: set inputs.coupling to its folder")
+        kind = config.objective.kind
+        raise ValueError(f"objective.kind={kind} trains on a coupling: set inputs.coupling to its folder")
     coupling = Coupling.open(config.inputs.coupling)
     ours = (data.vocab_size, data.mask_id, data.length)
     theirs = (coupling.vocab_size, coupling.mask_id, coupling.length)
@@ -174,11 +169,10 @@ def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str,
     Raises:
         ValueError: its settings or inputs differ in what shapes the result.
     """
-    theirs, ours, defaults = shaping_settings(state["config"]), shaping_settings(to_dict(config)), to_dict(Config())
+    before = from_dict(Config, state["config"])  # settings that came later were as their defaults
+    theirs, ours = fixed_settings(before, *_SECTIONS), fixed_settings(config, *_SECTIONS)
     for name, value in ours.items():
-        section, _, field = name.partition(".")
-        was = theirs.get(name, defaults[section][field])  # settings that came later were as their defaults
-        if was != value:
+        if (was := theirs.get(name)) != value:
             raise ValueError(
                 f"the checkpoint of this folder was made with {name}={was}, now it is {value}: "
                 "use the old setting, or another folder"
@@ -190,25 +184,3 @@ def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str,
         raise ValueError(
             f"the checkpoint of this folder was made from another {', '.join(changed)}{about}: use another folder"
         )
-
-
-def shaping_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Flat settings, by dotted name, that shape what a step does; paths, intervals and the split of work do not."""
-    flat = {
-        f"{section}.{name}": value
-        for section in ("model", "objective", "optimizer", "engine", "train")
-        for name, value in config[section].items()
-    }
-    unread = {f"objective.{name}" for name in unread_by(config["objective"]["kind"])}
-    return {
-        name: value
-        for name, value in flat.items()
-        if name not in unread
-        and (name in SHAPING_SETTINGS or name.partition(".")[0] in ("model", "objective", "optimizer"))
-    }
-
-
-def unread_by(objective: str) -> set[str]:
-    """Settings of the section objective that a kind of objective does not read."""
-    read = {"kind"} | {"redi": {"redraw_noise"}, "sdtt": _SDTT}.get(objective, set())
-    return {field.name for field in fields(ObjectiveConfig)} - read

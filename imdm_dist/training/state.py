@@ -84,7 +84,7 @@ class TrainState:
     def load(self, checkpoint: Checkpoint) -> None:
         """Take everything from a checkpoint of this run, written by ranks of any number."""
         run, objective, engine = self.run, self.objective, self.engine
-        batch = run.examples.step(run.done)[0]
+        batch = objective.prepare(run.examples.step(run.done)[0], run.done).to(self.topology.device)
         engine.prepare_load(lambda model: objective.loss(model, batch), len(run.cut.pieces))
 
         def share_of(quantity: str, name: str) -> Tensor:

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from imdm_dist.chain import Stage, StageProgress, input_of
+from imdm_dist.config.setting import setting
 from imdm_dist.data import prepare
 from imdm_dist.files import write_json
 
@@ -45,6 +46,8 @@ class TokenCounts(Stage):
 
     top: int = 3
     """How many are listed."""
+    shown: int = setting(0, shapes=False)
+    """It shapes no result."""
     above: str = input_of("token counts")
     """A stage of the same kind whose tokens are left out."""
     below: str = input_of("token counts")
@@ -146,6 +149,7 @@ def test_a_stage_of_a_users_own_file(home: Path, tmp_path: Path, capsys: pytest.
     assert found(chain, root).state == "whole"
     # Settings that it does not read do not.
     assert found(counted(home, tmp_path, "train.steps=9"), root).state == "whole"
+    assert found(counted(home, tmp_path, shown=3), root).state == "whole"
     # A damaged result is made again.
     (folder / "counts.json").write_text("[]")
     assert found(chain, root).state == "damaged"

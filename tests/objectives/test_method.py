@@ -15,13 +15,13 @@ from imdm_dist.config import (
     InputsConfig,
     MaskConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from imdm_dist.coupling import Coupling
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.draws import Purpose
+from imdm_dist.objectives.redi import RediConfig
 from imdm_dist.paper.two_tokens import noise_response, table1_row
 from imdm_dist.training.loop import train
 
@@ -54,7 +54,7 @@ def redi(base, name, kind, redraw=False):
     student = replace(
         config,
         model=replace(config.model, mask=MaskConfig(kind=kind, noise_dim=16)),
-        objective=ObjectiveConfig(kind="redi", redraw_noise=redraw),
+        objective=RediConfig(redraw_noise=redraw),
         inputs=InputsConfig(init=str(home / "mdm"), coupling=str(home / "coupling")),
         train=replace(config.train, steps=800),
     )

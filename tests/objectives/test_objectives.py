@@ -13,7 +13,7 @@ from imdm_dist.model import Vocabulary
 from imdm_dist.objectives.batch import build_batch, draw_mask, strata, stratified_time
 from imdm_dist.objectives.nelbo import nelbo
 from imdm_dist.objectives.row_loss import divergence_sum
-from imdm_dist.objectives.sdtt import sdtt
+from imdm_dist.objectives.sdtt import sdtt, taught
 from tests.small import small_model
 
 KINDS = ["single", "infinite", "finite"]
@@ -159,14 +159,14 @@ def test_sdtt_equals_the_dense_form(divergence, policy, chunk_rows):
     teacher.requires_grad_(False)
     for dt in (0.25, 0.01):
         batch = example(student, seed=3)
-        loss = sdtt(student, teacher, batch, dt, divergence, policy, chunk_rows)
+        loss = sdtt(student, teacher, taught(batch, dt, policy), divergence, chunk_rows)
         assert_same(student, loss, dense_sdtt(student, teacher, batch, dt, divergence, policy), 2e-6)
 
 
 def test_sdtt_of_a_step_that_reveals_nothing_is_plain_distillation():
     student, teacher = small_model(seed=1), small_model(seed=2)
     batch = example(student)
-    loss = sdtt(student, teacher, batch, 1e-12, "reverse_kl", "fixed", 1000)
+    loss = sdtt(student, teacher, taught(batch, 1e-12, "fixed"), "reverse_kl", 1000)
     p = student.logits(batch.x_BL, batch.seed_B).log_softmax(-1)
     q = teacher.logits(batch.x_BL, batch.seed_B).log_softmax(-1)
     cell = F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
@@ -175,7 +175,8 @@ def test_sdtt_of_a_step_that_reveals_nothing_is_plain_distillation():
 
 def test_a_student_equal_to_its_teacher_has_no_loss_before_anything_is_revealed():
     model = small_model()
-    assert float(sdtt(model, model, example(model), 1e-12, "reverse_kl", "fixed", 7)) == pytest.approx(0, abs=1e-6)
+    loss = sdtt(model, model, taught(example(model), 1e-12, "fixed"), "reverse_kl", 7)
+    assert float(loss) == pytest.approx(0, abs=1e-6)
 
 
 def test_divergences_are_finite_at_the_mask_and_zero_on_equals():
@@ -227,5 +228,5 @@ def test_a_teacher_that_has_diverged_makes_the_loss_no_number_and_nothing_else(v
     student, teacher = small_model(), small_model(seed=1)
     with torch.no_grad():
         teacher.output_layer.linear.bias[2] = value
-    loss = sdtt(student, teacher, example(student), 0.3, "reverse_kl", "posterior", 1000)
+    loss = sdtt(student, teacher, taught(example(student), 0.3, "posterior"), "reverse_kl", 1000)
     assert not loss.isfinite()

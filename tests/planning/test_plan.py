@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.small import small_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, ModelConfig, load_config
@@ -23,8 +22,8 @@ from imdm_dist.draws import Purpose, derive_seed
 from imdm_dist.model import masked_rows
 from imdm_dist.model.dit import DiT
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
-from imdm_dist.objectives.flops import MASKED, flops_per_token, forward_per_mask, pair_cost, second_pass_share
-from imdm_dist.objectives.sdtt import plan_teacher
+from imdm_dist.objectives.flops import MASKED, flops_per_token, forward_per_mask, pair_cost
+from imdm_dist.objectives.sdtt import plan_teacher, second_pass_share
 from imdm_dist.parallel.cuts import cut_of, share
 from imdm_dist.planning.activations import activations
 from imdm_dist.planning.memory import PHASES, rank_memory, worst_masked_share
@@ -33,6 +32,7 @@ from imdm_dist.planning.plan import Hardware, build_plan
 from imdm_dist.planning.text import plan_text
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 from imdm_dist.training.blocks import prepare_blocks
+from tests.small import small_config
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = ModelConfig(size="large", mask=MaskConfig(kind="infinite", noise_dim=2048))
@@ -119,9 +119,8 @@ def test_second_teacher_passes_are_those_of_sdtt():
         clean_BL = torch.zeros(count, 24, dtype=torch.int64)
         batch = build_batch(clean_BL, draw_mask(seed_B, time_B, 24), time_B, seed_B, seed_B, 1, 1.0)
         found.append(len(plan_teacher(batch, 2**number / 64, "fixed").changed_A) / count)
-    assert second_pass_share(config) == pytest.approx(sum(found) / len(found), rel=0.03)
-    fresh = replace(config, objective=replace(config.objective, noise_policy="fresh"))
-    assert second_pass_share(fresh) == 1.0
+    assert second_pass_share(config.objective, 24) == pytest.approx(sum(found) / len(found), rel=0.03)
+    assert second_pass_share(replace(config.objective, noise_policy="fresh"), 24) == 1.0
 
 
 # --- activations

@@ -21,13 +21,14 @@ from imdm_dist.config import (
     InputsConfig,
     MaskConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
-from imdm_dist.objectives.examples import CouplingExamples, DataExamples, cut_batch
+from imdm_dist.objectives.examples import DataExamples, cut_batch
+from imdm_dist.objectives.redi import CouplingExamples, RediConfig
+from imdm_dist.objectives.sdtt import SdttConfig
 from imdm_dist.training.engine.deepspeed import Engine
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
@@ -144,7 +145,7 @@ def test_sdtt_resumes_within_a_round(home, teacher):
     config = replace(
         config,
         model=noisy(config),
-        objective=ObjectiveConfig(kind="sdtt", rounds=3, steps_per_round=2, grid=16),
+        objective=SdttConfig(rounds=3, steps_per_round=2, grid=16),
         train=replace(config.train, steps=0),
     )
     cut_off_then_resumed(config, home / "whole-sdtt", home / "broken-sdtt")
@@ -160,7 +161,7 @@ def test_sdtt_resumes_within_a_round(home, teacher):
 
 def test_redi_trains_on_a_coupling_and_resumes(home, teacher, coupling):
     config = text_config(home, inputs=InputsConfig(init=str(teacher), coupling=str(coupling)))
-    config = replace(config, model=noisy(config), objective=ObjectiveConfig(kind="redi"))
+    config = replace(config, model=noisy(config), objective=RediConfig())
     cut_off_then_resumed(config, home / "whole-redi", home / "broken-redi")
     assert_equal(tensors(home / "whole-redi"), tensors(home / "broken-redi"))
 
@@ -375,17 +376,17 @@ def test_bad_input_is_refused_before_anything_is_written(home, teacher, coupling
     new = home / "never"
     refused(replace(config, train=replace(config.train, steps=0)), new, "train.steps is 0")
     refused(replace(config, engine=EngineConfig(micro_batch=3)), new, "does not divide")
-    refused(replace(config, objective=ObjectiveConfig(kind="redi")), new, "inputs.coupling")
+    refused(replace(config, objective=RediConfig()), new, "inputs.coupling")
     refused(replace(config, inputs=InputsConfig(init=str(home / "nowhere"))), new, "no run or checkpoint")
     refused(replace(config, inputs=InputsConfig(init=str(home))), new, "no run or checkpoint")
     other = replace(config.model, hidden_dim=64)
     refused(replace(config, model=other, inputs=InputsConfig(init=str(teacher))), new, "set model.hidden_dim=32")
     shorter = replace(config.data, bpe_size=310)
     refused(replace(config, data=shorter, inputs=InputsConfig(init=str(teacher))), new, "set data.bpe_size=300")
-    redi = replace(config, data=shorter, objective=ObjectiveConfig(kind="redi"))
+    redi = replace(config, data=shorter, objective=RediConfig())
     refused(replace(redi, inputs=InputsConfig(coupling=str(coupling))), new, "make it again")
     refused(replace(config, train=replace(config.train, seed=1)), teacher, "train.seed=0, now it is 1")
-    sdtt = ObjectiveConfig(kind="sdtt", rounds=2, steps_per_round=2, grid=16)
+    sdtt = SdttConfig(rounds=2, steps_per_round=2, grid=16)
     refused(replace(config, objective=sdtt), new, "leave train.steps at 0")
     late = replace(config.optimizer, schedule="wsd", decay_steps=100)
     refused(replace(config, optimizer=late), new, "a wsd run of 6 steps has no room for .* optimizer.decay_steps=100")

@@ -16,6 +16,7 @@ from imdm_dist.config import Config, InputsConfig
 from imdm_dist.data.tokens import Tokens
 from imdm_dist.device import default_device
 from imdm_dist.files import hash_json
+from imdm_dist.objectives.objective import coupling_readers, objective_of
 from imdm_dist.planning.parameters import count_parameters
 from imdm_dist.planning.plan import Hardware, Plan, build_plan
 from imdm_dist.planning.text import duration, gigabytes
@@ -24,7 +25,7 @@ from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.inputs import check_inputs, coupling_misfit, misfits
 from imdm_dist.training.loop import train
-from imdm_dist.training.setup import SHAPING_SETTINGS, total_steps
+from imdm_dist.training.setup import total_steps
 
 STATE_BYTES = 16
 """Bytes of a parameter in a checkpoint: weights, average and two moments in float32."""
@@ -40,15 +41,17 @@ class Train(Stage):
     """Stage whose pairs it learns."""
 
     makes = "model"
-    shaping = ("model", "objective", "optimizer", "inputs", "train.steps", *SHAPING_SETTINGS)
+    shaping = ("model", "objective", "optimizer", "inputs", "engine.*", "train.*")
     processes = "together"
 
     def check(self, where: str) -> None:
         super().check(where)
-        objective, named = self.config.objective.kind, bool(self.coupling)
-        if (objective == "redi") != named:
-            remedy = "set objective.kind=redi or leave out" if named else "name the stage that makes its pairs in"
-            raise ValueError(f"{where} has objective.kind={objective}: {remedy} coupling")
+        kind, named = self.config.objective.kind, bool(self.coupling)
+        if objective_of(self.config.objective).reads_coupling != named:
+            remedy = "name the stage that makes its pairs in"
+            if named:
+                remedy = f"set objective.kind={' or '.join(coupling_readers())} or leave out"
+            raise ValueError(f"{where} has objective.kind={kind}: {remedy} coupling")
 
     def digest(self, folder: Path) -> str:
         found = newest_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""Makes what is missing of a chain, stage after stage; what was cut off goes on where it was."""
+"""Executes what is missing of a chain, stage after stage: idempotent, and what was cut off goes on where it was."""
 
 from __future__ import annotations
 

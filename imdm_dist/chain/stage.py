@@ -165,7 +165,7 @@ class Stage:
     # What it does
 
     def execute(self, folders: Mapping[str, Path], stages: Mapping[str, Stage], workers: int | None) -> None:
-        """Make it, or do this process's part, in its folder; what was begun there goes on.
+        """Make it, or do this process's part, in its folder, which may not be there yet; what was begun there goes on.
 
         Args:
             folders: of the stage and of those it starts from, by name.

@@ -92,3 +92,13 @@ METRICS = Registry(
         "evaluator": "imdm_dist.evaluation.metrics.evaluator:Evaluator",
     },
 )
+STAGES = Registry(
+    "a stage's kind",
+    {
+        "train": "imdm_dist.chain.stages.train:Train",
+        "given": "imdm_dist.chain.stages.given:Given",
+        "coupling": "imdm_dist.chain.stages.coupling:Coupling",
+        "evaluator": "imdm_dist.chain.stages.evaluator:Evaluator",
+        "evaluation": "imdm_dist.chain.stages.evaluation:Evaluation",
+    },
+)

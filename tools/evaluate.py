@@ -36,7 +36,7 @@ def main() -> None:
         "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
     )
     arguments = parser.parse_intermixed_args()
-    from imdm_dist.chain.preflight import check_evaluation
+    from imdm_dist.chain.stages.evaluation import check_evaluation
     from imdm_dist.coupling import Coupling
     from imdm_dist.data import prepare
     from imdm_dist.evaluation.evaluate import Candidate, evaluate

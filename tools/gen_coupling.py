@@ -75,13 +75,13 @@ def prompt_problems(prompts: str | None, config: Config) -> Iterator[str]:
 def main() -> None:
     arguments = parse()
     if arguments.status:
-        from imdm_dist.chain.status import progress_line
+        from imdm_dist.chain.stages.coupling import progress_line
 
         print(progress_line(Path(arguments.status)))
         return
     heed_signals()
-    from imdm_dist.chain.preflight import coupling_problems
     from imdm_dist.chain.rollouts import generate_coupling, worker_count
+    from imdm_dist.chain.stages.coupling import coupling_problems
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
     from imdm_dist.parallel.environment import place_of_this_process

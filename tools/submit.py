@@ -38,7 +38,8 @@ def main() -> None:
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
     config = load_run(arguments.folder, arguments.config, [*options, *arguments.overrides])
     from imdm_dist.chain.in_hand import check_idle
-    from imdm_dist.chain.preflight import check_folder, check_run
+    from imdm_dist.chain.preflight import check_folder
+    from imdm_dist.chain.stages.train import check_run
     from imdm_dist.launch.submit import DEFAULT_TIME, script, submit, submitted_before
     from imdm_dist.planning.text import limit_text
 

@@ -1,6 +1,7 @@
 """Chains of stages: what exists and is valid is kept, what is half done goes on."""
 
-from imdm_dist.chain.chain import Chain, Stage, load_chain
+from imdm_dist.chain.chain import Chain, load_chain
 from imdm_dist.chain.runner import run_chain
+from imdm_dist.chain.stage import Stage, StageProgress, input_of
 
-__all__ = ["Chain", "Stage", "load_chain", "run_chain"]
+__all__ = ["Chain", "Stage", "StageProgress", "input_of", "load_chain", "run_chain"]

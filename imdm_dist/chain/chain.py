@@ -14,44 +14,19 @@ stages:
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.chain.entries import Kind, check_entries, check_section
+from imdm_dist.chain.entries import EVERY, Entry, check_entries, check_section, class_of
+from imdm_dist.chain.stage import Stage
 from imdm_dist.config import Config, Layer, build, parse_overrides, read_yaml, to_dict
+from imdm_dist.config.check import checked
 from imdm_dist.config.yaml_text import dump_yaml
 from imdm_dist.files import check_name
-from imdm_dist.objectives.objective import coupling_readers, objective_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One step of a chain."""
-
-    name: str
-    """What it is called, in the file and on disk."""
-    kind: Kind
-    """What it does."""
-    config: Config
-    """Its settings, resolved."""
-    init: str = ""
-    """train: stage whose weights it starts from."""
-    coupling: str = ""
-    """train: stage whose pairs it learns; evaluation: pairs that models without their own are compared with."""
-    teacher: str = ""
-    """coupling: stage whose model rolls out."""
-    evaluator: str = ""
-    """evaluation: stage whose language model scores, or a folder or hub name that transformers loads; empty: none."""
-    models: Mapping[str, str] = field(default_factory=dict)
-    """evaluation: stages by the name they have in the table."""
-
-    def inputs(self) -> list[str]:
-        """Names of what it starts from: stages, but for an evaluator that is a folder or a hub name."""
-        named = [self.init, self.coupling, self.teacher, self.evaluator, *self.models.values()]
-        return list(dict.fromkeys(name for name in named if name))
 
 
 @dataclass(frozen=True)
@@ -63,19 +38,24 @@ class Chain:
     overrides: tuple[str, ...] = field(default=(), compare=False)
     """Settings that won over the file's."""
 
+    @property
+    def by_name(self) -> dict[str, Stage]:
+        """The stages by name."""
+        return {stage.name: stage for stage in self.stages}
+
     def stage(self, name: str) -> Stage:
         """The stage of that name."""
-        return next(stage for stage in self.stages if stage.name == name)
+        return self.by_name[name]
 
     def inputs(self, stage: Stage) -> list[str]:
         """Names of the stages that a stage starts from."""
-        names = {other.name for other in self.stages}
-        return [name for name in stage.inputs() if name in names]
+        return [name for name in stage.inputs() if name in self.by_name]
 
 
 def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
     """Read a chain; `key.sub=value` overrides win over the file, in all stages or as `stage/key.sub=value` in one.
-    `stage/evaluator=NAME` names another evaluator.
+
+    `stage/key=value` gives a key of the stage itself, such as another evaluator.
 
     Raises:
         ValueError: the file is no chain, or names stages or settings that do not exist or do not fit.
@@ -92,7 +72,7 @@ def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
     check_name(name, f"name of {path}")
     check_entries(path, content["stages"])
     given = tuple(overrides)
-    entries, overrides = _with_evaluators(content["stages"], overrides)
+    entries, overrides = _with_keys(content["stages"], overrides)
     check_entries(path, entries)
     names = [entry["name"] for entry in entries]
     for override in overrides:
@@ -108,20 +88,21 @@ def _of_a_run(content: Mapping[str, Any]) -> str:
     return "; settings of one run go to tools/train.py --config" if sections & content.keys() else ""
 
 
-def _with_evaluators(
-    entries: Sequence[dict[str, Any]], overrides: Sequence[str]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The stages with the evaluators that `stage/evaluator=NAME` names, and the other overrides.
+def _with_keys(entries: Sequence[Entry], overrides: Sequence[str]) -> tuple[list[Entry], list[str]]:
+    """The stages with the keys of their own that `stage/key=value` gives, and the other overrides."""
+    changed = {entry["name"]: dict(entry) for entry in entries}
+    others = []
+    for override in overrides:
+        name, _, setting = override.partition("/")
+        cls = class_of(changed[name]["kind"]) if name in changed else Stage
+        if setting.partition("=")[0] in cls.own_fields():
+            changed[name] |= parse_overrides(cls, [setting])
+        else:
+            others.append(override)
+    return list(changed.values()), others
 
-    It is the one key of a stage that is a place on the user's machine.
-    """
-    given = {o.partition("/evaluator=")[0]: o.partition("/evaluator=")[2] for o in overrides if "/evaluator=" in o}
-    changed = [{**entry, "evaluator": given[entry["name"]]} if entry["name"] in given else entry for entry in entries]
-    names = [entry["name"] for entry in entries]
-    return changed, [o for o in overrides if o.partition("/evaluator=")[0] not in given or o.split("/")[0] not in names]
 
-
-def _stage(path: Path | str, base: dict[str, Any], entry: dict[str, Any], overrides: Sequence[str]) -> Stage:
+def _stage(path: Path | str, base: dict[str, Any], entry: Entry, overrides: Sequence[str]) -> Stage:
     where = f"stage {entry['name']} of {path}"
     of_all = [o for o in overrides if "/" not in o.split("=")[0]]
     ours = [o.partition("/")[2] for o in overrides if o.split("=")[0].startswith(f"{entry['name']}/")]
@@ -131,21 +112,11 @@ def _stage(path: Path | str, base: dict[str, Any], entry: dict[str, Any], overri
         Layer("on the command line", parse_overrides(Config, of_all), shared=True),
         Layer("on the command line", parse_overrides(Config, ours)),
     ]
-    given = {key: value for key, value in entry.items() if key != "set" and value is not None}
-    stage = Stage(config=build(Config, layers), **given)
-    inputs = stage.config.inputs
-    if stage.kind == "given" and not inputs.init:
-        raise ValueError(
-            f"{where} is of kind given: set its run or imported checkpoint, here or as {stage.name}/inputs.init=PATH"
-        )
-    if inputs.coupling or (inputs.init and stage.kind != "given"):
-        raise ValueError(f"{where} sets inputs.*: name the stages with init and coupling instead")
-    objective = stage.config.objective
-    if stage.kind == "train" and objective_of(objective).reads_coupling != bool(stage.coupling):
-        remedy = "name the stage that makes its pairs in"
-        if stage.coupling:
-            remedy = f"set objective.kind={' or '.join(coupling_readers())} or leave out"
-        raise ValueError(f"{where} has objective.kind={objective.kind}: {remedy} coupling")
+    cls = class_of(entry["kind"])
+    given = {key: value for key, value in entry.items() if key not in EVERY and value is not None}
+    own = checked(cls, [Layer(f"in {where}", {key: given[key] for key in given.keys() - cls.inputs_by_key()})])
+    stage = cls(name=entry["name"], kind=entry["kind"], config=build(Config, layers), **(given | own))
+    stage.check(where)
     return stage
 
 
@@ -162,21 +133,17 @@ def needed(chain: Chain, name: str) -> tuple[Stage, ...]:
     for stage in reversed(chain.stages):
         if stage.name in wanted:
             wanted.update(chain.inputs(stage))
-            # What a model of a table was trained on counts there too.
-            wanted.update(chain.stage(model).coupling for model in stage.models.values())
     return tuple(stage for stage in chain.stages if stage.name in wanted)
 
 
 def chain_yaml(chain: Chain) -> str:
     """A chain as YAML text that `load_chain` reads back, settings resolved: in `base` what all stages agree on."""
-    settings = [to_dict(stage.config) for stage in chain.stages]
-    base = settings[0]
-    for one in settings[1:]:
-        base = _common(base, one)
+    entries = [to_dict(stage) for stage in chain.stages]
+    base = functools.reduce(_common, (entry["config"] for entry in entries))
     text = dump_yaml({"name": chain.name, "base": base}) + "stages:\n"
-    for stage, own in zip(chain.stages, settings, strict=True):
-        entry = {f.name: getattr(stage, f.name) for f in fields(Stage) if f.name != "config"}
-        entry = {key: value for key, value in entry.items() if value} | {"set": _different(own, base)}
+    for stage, entry in zip(chain.stages, entries, strict=True):
+        own = _different(entry.pop("config"), base)
+        entry = {key: value for key, value in entry.items() if value or key not in stage.inputs_by_key()} | {"set": own}
         text += "  - " + textwrap.indent(dump_yaml(entry), "    ").lstrip()
     return text
 

@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from imdm_dist.chain.chain import Chain, Stage, chain_yaml
+from imdm_dist.chain.chain import Chain, chain_yaml
 from imdm_dist.chain.in_hand import in_hand, noted_jobs
 from imdm_dist.chain.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.remembered import freeze, remember
-from imdm_dist.chain.survey import UNPREPARED, Found, survey
-from imdm_dist.chain.work import SEVERAL
+from imdm_dist.chain.stage import Stage
+from imdm_dist.chain.survey import UNPREPARED, StageState, survey
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.launch import slurm
 from imdm_dist.planning.text import limit_text
@@ -88,11 +88,11 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
 
 def job_text(stage: Stage) -> str:
     """What the job of a stage asks for, in words; what is not said is the site's to choose."""
-    resources, one = stage.config.resources, stage.kind not in SEVERAL
+    resources, one = stage.config.resources, stage.processes == "one"
     nodes = 1 if one else resources.nodes
     gpus = min(1, resources.gpus_per_node) if one else resources.gpus_per_node
     tasks = 1 if one else resources.tasks
-    jobs = resources.array if stage.kind == "coupling" else 1
+    jobs = resources.array if stage.processes == "apart" else 1
     words = [
         f"{nodes} node{'s' * (nodes > 1)}",
         f"{gpus} GPU{'s' * (gpus != 1)} and {tasks} process{'es' * (tasks > 1)} on each",
@@ -103,7 +103,7 @@ def job_text(stage: Stage) -> str:
     return ", ".join(filter(None, words))
 
 
-def _reason(found: Found) -> str:
+def _reason(found: StageState) -> str:
     return f", {found.why}" if found.why else ""
 
 
@@ -121,7 +121,7 @@ def _settled_queue(home: Path) -> list[slurm.Job]:
 
 
 def _others(
-    chain: Chain, todo: list[Stage], found: dict[str, Found], home: Path, queue: list[slurm.Job]
+    chain: Chain, todo: list[Stage], found: dict[str, StageState], home: Path, queue: list[slurm.Job]
 ) -> dict[str, Submitted]:
     """Jobs of slurm/*.sh that are at work on stages.
 
@@ -142,10 +142,10 @@ def _others(
     return others
 
 
-def _check_given(todo: list[Stage], found: dict[str, Found]) -> None:
+def _check_given(todo: list[Stage], found: dict[str, StageState]) -> None:
     """Check that what is to be given is there: no job makes it."""
     for stage in todo:
-        if stage.kind == "given":
+        if not stage.made:
             raise ValueError(f"stage {stage.name} {found[stage.name].why}")
 
 
@@ -166,15 +166,15 @@ def _check_machines(todo: list[Stage]) -> None:
             raise ValueError(f"stage {stage.name}: {error}") from None
 
 
-def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: dict[str, int]) -> Submitted:
+def _submit(chain: Chain, found: StageState, frozen: Path, root: Path, before: dict[str, int]) -> Submitted:
     stage, home = found.stage, root / chain.name
     key = stage_key(chain, stage, home)
     resources = stage.config.resources
-    array = [f"--array=0-{resources.array - 1}"] if stage.kind == "coupling" and resources.array > 1 else []
+    array = [f"--array=0-{resources.array - 1}"] if stage.processes == "apart" and resources.array > 1 else []
     after = [f"--dependency={_dependency(chain, before)}", "--kill-on-invalid-dep=yes"] if before else []
     options = [
         f"--job-name={job_name(home, stage.name, key)}",
-        *sbatch_options(resources, one=stage.kind not in SEVERAL),
+        *sbatch_options(resources, one=stage.processes == "one"),
         *array,
         *after,
         f"--output={slurm.log_pattern(_logs(home) / stage.name)}-{'%A_%a' if array else '%j'}.log",
@@ -192,15 +192,15 @@ def _submit(chain: Chain, found: Found, frozen: Path, root: Path, before: dict[s
 
 
 def _dependency(chain: Chain, before: dict[str, int]) -> str:
-    """What a stage's job waits for: that jobs end well; of a coupling's, that they have ended.
+    """What a stage's job waits for: that jobs end well; where processes work apart, that they have ended.
 
     A coupling may be whole though a job of its array failed. The job that starts from it looks, and says what is
     missing.
     """
-    couplings = {stage.name for stage in chain.stages if stage.kind == "coupling"}
+    apart = {stage.name for stage in chain.stages if stage.processes == "apart"}
     ways = {
-        "afterok": [str(job) for name, job in before.items() if name not in couplings],
-        "afterany": [str(job) for name, job in before.items() if name in couplings],
+        "afterok": [str(job) for name, job in before.items() if name not in apart],
+        "afterany": [str(job) for name, job in before.items() if name in apart],
     }
     return ",".join(f"{way}:{':'.join(jobs)}" for way, jobs in ways.items() if jobs)
 

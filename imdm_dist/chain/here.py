@@ -7,13 +7,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imdm_dist.chain.chain import Chain, Stage, chain_yaml
-from imdm_dist.chain.identity import claimed_digest
+from imdm_dist.chain.chain import Chain, chain_yaml
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.remembered import freeze, remember, write_order
 from imdm_dist.chain.runner import make_stages, prepare_data
+from imdm_dist.chain.stage import Stage
 from imdm_dist.chain.survey import survey
-from imdm_dist.chain.work import SEVERAL
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageCrashed, StageInterrupted, StageStopped, back_to_the_queue
 from imdm_dist.launch.restarts import restart
@@ -50,12 +49,12 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
         def worker(stage: Stage, folders: Mapping[str, Path]) -> None:
             program = ["-m", "imdm_dist.chain.stage_process", str(write_order(home, frozen, stage.name, folders))]
             try:
-                driver.run(program, one=stage.kind not in SEVERAL, apart=stage.kind == "coupling")
+                driver.run(program, one=stage.processes == "one", apart=stage.processes == "apart")
             except ValueError as error:
                 # What counts is the result: a worker's work is done by others, and a process may be killed at its end.
                 folder = folders[stage.name]
                 try:
-                    claimed_digest(stage, folder)
+                    stage.claimed_digest(folder)
                 except (ValueError, OSError):
                     logs = f" and {folder / 'logs'}" if any(folder.glob("logs/*.log")) else ""
                     message = f"stage {stage.name}: {error}{logs}"

@@ -1,36 +1,25 @@
-"""What a stage's result depends on, and what identifies the result."""
+"""What a stage's result depends on: its identity, whose hash names the stage's folder."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from imdm_dist.chain.chain import Stage
-from imdm_dist.checkpoint.format import PATTERN, find_checkpoint, newest_checkpoint
+from imdm_dist.chain.stage import Stage
+from imdm_dist.chain.stages import NO_TABLE
 from imdm_dist.config import shaping_settings
-from imdm_dist.coupling import verify
-from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.data import prepare
-from imdm_dist.files import hash_json, read_record, sha256_file
-from imdm_dist.training.setup import total_steps
 
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
-_READS = {
-    "given": (),
-    "train": ("model", "objective", "optimizer", "inputs", "engine.*", "train.*"),
-    "coupling": ("coupling",),
-    "evaluator": ("evaluator", "engine.precision"),
-    "evaluation": ("evaluation", "train.valid_rows"),
-}
-"""What a kind of stage depends on, as `shaping_settings` is told it; its data count by what they hold, not by what they
-are called."""
-_STATE = {"step": int, "files": dict}
-_RESULT = {"evaluator": "model.safetensors", "evaluation": "result.json"}
 
 
-def stage_identity(stage: Stage, inputs: dict[str, str], may_build: bool = True) -> dict[str, Any]:
+def stage_identity(stage: Stage, inputs: Mapping[str, str], may_build: bool = True) -> dict[str, Any]:
     """All that a stage's result depends on: settings, the data's content and digests of the stages it starts from.
+
+    Args:
+        inputs: these digests by name.
+        may_build: build data that are missing.
 
     Raises:
         NotPreparedError: the data would have to be built first, and `may_build` is false.
@@ -39,71 +28,9 @@ def stage_identity(stage: Stage, inputs: dict[str, str], may_build: bool = True)
     return {
         "format": FORMAT,
         "kind": stage.kind,
-        "settings": shaping(stage),
+        "settings": shaping_settings(stage.config, *stage.shaping),
         "data": [data.train.fingerprint, data.valid.fingerprint],
-        "inputs": inputs,
-        "models": {name: inputs[model] for name, model in stage.models.items()},
-        "evaluator": stage.evaluator if stage.evaluator not in inputs else "",
+        "inputs": dict(inputs),
+        **NO_TABLE,
+        **stage.own_identity(inputs),
     }
-
-
-def shaping(stage: Stage) -> dict[str, Any]:
-    """The settings that a stage's result depends on."""
-    return shaping_settings(stage.config, *_READS[stage.kind])
-
-
-def result_digest(stage: Stage, folder: Path) -> str:
-    """Identity of a stage's result, worked out from every byte of its files.
-
-    Raises:
-        ValueError, OSError: the result is not whole.
-    """
-    if stage.kind == "given":
-        return hash_json(find_checkpoint(folder).state["files"])
-    if stage.kind == "train":
-        found = newest_checkpoint(folder)
-        if found is None or found.step < total_steps(stage.config):
-            raise ValueError("its last checkpoint is missing")
-        return hash_json(found.state["files"])
-    if stage.kind == "coupling":
-        return str(verify(folder)["digest"])
-    return sha256_file(folder / _RESULT[stage.kind])
-
-
-def given_state(folder: Path, setting: str) -> dict[str, Any]:
-    """state.json of a given run or imported checkpoint.
-
-    Raises:
-        ValueError: there is none.
-    """
-    state = read_record(folder / "state.json", **_STATE) or _newest_state(folder)
-    if state is None:
-        raise ValueError(
-            f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
-            "made into one by tools/import_checkpoint.py"
-        )
-    return state
-
-
-def _newest_state(folder: Path) -> dict[str, Any] | None:
-    """The state.json of a run's newest checkpoint that has a whole one."""
-    states = (read_record(path / "state.json", **_STATE) for path in sorted(folder.glob(PATTERN), reverse=True))
-    return next((state for state in states if state is not None), None)
-
-
-def claimed_digest(stage: Stage, folder: Path) -> str:
-    """The same as the files' own lists say, with no look at what is in the files: for a quick survey.
-
-    Raises:
-        ValueError, OSError: a list is missing or says that the result is not whole.
-    """
-    if stage.kind == "given":
-        return hash_json(given_state(folder, f"{stage.name}/inputs.init")["files"])
-    if stage.kind == "train":
-        state = _newest_state(folder)
-        if state is None or state["step"] < total_steps(stage.config):
-            raise ValueError("its last checkpoint is missing")
-        return hash_json(state["files"])
-    if stage.kind == "coupling":
-        return str(read_manifest(folder)["digest"])
-    return sha256_file(folder / _RESULT[stage.kind])

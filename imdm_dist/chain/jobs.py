@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imdm_dist.chain.chain import Chain, Stage
-from imdm_dist.chain.identity import shaping
+from imdm_dist.chain.chain import Chain
+from imdm_dist.chain.stage import Stage
+from imdm_dist.config import shaping_settings
 from imdm_dist.files import has_fields, hash_json, read_record, write_json
 from imdm_dist.launch import slurm
 
@@ -30,11 +31,10 @@ _SUBMITTED = {"id": int, "key": str}
 
 def stage_key(chain: Chain, stage: Stage, home: Path) -> str:
     """Hash of what a stage is to be made of as far as settings say, where a stage's identity waits for its inputs."""
-    config = stage.config
     inputs = {name: stage_key(chain, chain.stage(name), home) for name in chain.inputs(stage)}
-    given = config.inputs.init if stage.kind == "given" else ""
-    about = [str(home.resolve()), stage.kind, shaping(stage), asdict(config.data), stage.models, given, inputs]
-    return hash_json(about)[:8]
+    settings = [shaping_settings(stage.config, *stage.shaping), asdict(stage.config.data)]
+    keys, given = {key: getattr(stage, key) for key in stage.own_fields()}, str(stage.given_folder() or "")
+    return hash_json([str(home.resolve()), stage.kind, settings, keys, given, inputs])[:8]
 
 
 def job_name(home: Path, what: str, key: str) -> str:

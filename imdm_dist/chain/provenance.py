@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.chain.survey import MARK, read_mark
+from imdm_dist.chain.survey import COMPLETION, read_completion
 from imdm_dist.files import read_record
 
 IMPORTED = "import.json"
@@ -24,30 +24,32 @@ def provenance(folder: Path | str) -> str:
         ValueError: the folder is not that of a whole stage.
     """
     folder = Path(folder)
-    if read_mark(folder) is None:
-        raise ValueError(f"{folder} has no {MARK}: give the folder of a whole stage, such as tools/pipeline.py lists")
+    if read_completion(folder) is None:
+        raise ValueError(
+            f"{folder} has no {COMPLETION}: give the folder of a whole stage, such as tools/pipeline.py lists"
+        )
     return "\n".join(_history(folder, 0, {}))
 
 
 def _history(folder: Path, depth: int, told: Told) -> Iterator[str]:
     gap = "    " * depth
-    mark = read_mark(folder)
-    if mark is None:
-        yield f"{gap}{folder.name}: its folder is gone, or its {MARK}"
+    record = read_completion(folder)
+    if record is None:
+        yield f"{gap}{folder.name}: its folder is gone, or its {COMPLETION}"
         return
-    identity = mark["identity"]
-    yield f"{gap}{folder.name}: {identity['kind']}, digest {mark['digest'][:16]}"
+    identity = record["identity"]
+    yield f"{gap}{folder.name}: {identity['kind']}, digest {record['digest'][:16]}"
     if str(folder.resolve()) in told:
         yield f"{gap}  (as above)"
         return
     told[str(folder.resolve())] = folder.name
-    code = ", ".join(f"{name} {version}" for name, version in mark["versions"].items())
+    code = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     yield f"{gap}  code: {_once(code, folder, told)}"
     for name, value in identity["settings"].items():
         yield f"{gap}  {name}: {_once(json.dumps(value), folder, told)}"
-    for split, settings in mark["text"].items():
+    for split, settings in record["text"].items():
         yield f"{gap}  {split} text: {_once(_text(settings), folder, told)}"
-    for name, where in mark["inputs"].items():
+    for name, where in record["inputs"].items():
         yield f"{gap}  from {name}:"
         if Path(where).name != where:
             yield from _given(Path(where), depth + 1, told)
@@ -78,7 +80,7 @@ def _given(folder: Path, depth: int, told: Told) -> Iterator[str]:
     gap = "    " * depth
     if imported := read_record(folder / IMPORTED):
         yield f"{gap}imported: {_imported(imported)}"
-    elif (folder / MARK).exists():
+    elif (folder / COMPLETION).exists():
         yield from _history(folder, depth, told)
     else:
         yield f"{gap}a run that was given: {folder.name}"

@@ -1,30 +1,28 @@
-"""Makes what is missing of a chain, stage after stage; what was cut off goes on where it was."""
+"""Executes what is missing of a chain, stage after stage: idempotent, and what was cut off goes on where it was."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.chain.chain import Chain, Stage
-from imdm_dist.chain.identity import result_digest
+from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.preflight import check_agreement, preflight
 from imdm_dist.chain.remembered import remember
 from imdm_dist.chain.rollouts import worker_count
-from imdm_dist.chain.survey import MARK, Found, look, survey
-from imdm_dist.chain.work import work
-from imdm_dist.checkpoint.format import discard_broken
-from imdm_dist.coupling import discard_damaged
+from imdm_dist.chain.stage import Stage
+from imdm_dist.chain.survey import COMPLETION, StageState, look_up, survey
 from imdm_dist.data import prepare
 from imdm_dist.files import write_json
 from imdm_dist.parallel.environment import place_of_this_process
 from imdm_dist.provenance import versions
-from imdm_dist.signals import interrupted
+from imdm_dist.signals import interrupted, leaving_at_signals
 
-Worker = Callable[[Stage, Mapping[str, Path]], None]
-"""Does a stage in the folder of its name; in this process, or by starting others."""
+Executor = Callable[[Stage, Mapping[str, Path]], None]
+"""Executes a stage in the folder of its name; in this process, or by starting others."""
 
 
 def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dict[str, Path]:
@@ -52,7 +50,13 @@ def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dic
     preflight(chain, todo, Path(root), world=1, in_job=True)
     remember(Path(root) / chain.name, chain.overrides)
     prepare_data(chain, todo)
-    return make_stages(chain, chain.stages, root, lambda stage, folders: work(chain, stage, folders, workers))
+    return make_stages(chain, chain.stages, root, lambda stage, folders: execute(chain, stage, folders, workers))
+
+
+def execute(chain: Chain, stage: Stage, folders: Mapping[str, Path], workers: int | None = None) -> None:
+    """Execute a stage, or this process's part of it; arguments and errors are those of `Stage.execute`."""
+    with nullcontext() if stage.processes == "together" else leaving_at_signals():
+        stage.execute(folders, chain.by_name, workers)
 
 
 def prepare_data(chain: Chain, stages: Sequence[Stage]) -> None:
@@ -62,13 +66,13 @@ def prepare_data(chain: Chain, stages: Sequence[Stage]) -> None:
         ValueError, ProblemsError: text is missing or wrong, or what a stage starts from does not fit it.
     """
     for stage in stages:
-        if stage.kind != "given":
+        if stage.made:
             prepare(stage.config.data)
     check_agreement(chain, stages)
 
 
 def make_stages(
-    chain: Chain, stages: Sequence[Stage], root: Path | str, worker: Worker, only: bool = False
+    chain: Chain, stages: Sequence[Stage], root: Path | str, execute: Executor, only: bool = False
 ) -> dict[str, Path]:
     """Make what is missing of some stages that follow each other; see `run_chain`.
 
@@ -84,8 +88,8 @@ def make_stages(
     folders: dict[str, Path] = {}
     digests: dict[str, str] = {}
     for stage in stages:
-        found = look(chain, stage, home, digests)
-        if found.folder is None or (stage.kind == "given" and found.state != "whole"):
+        found = look_up(chain, stage, home, digests)
+        if found.folder is None or (found.state != "whole" and not stage.made):
             raise ValueError(f"stage {stage.name} {found.why}")
         if only and stage is not stages[-1] and found.state != "whole":
             raise ValueError(
@@ -93,7 +97,7 @@ def make_stages(
                 "tools/pipeline.py run makes it"
             )
         folders[stage.name] = found.folder
-        digests[stage.name] = found.digest if found.state == "whole" else _make(found, folders, worker)
+        digests[stage.name] = found.digest if found.state == "whole" else _make(found, folders, execute)
         if found.state == "whole":
             print(f"{stage.name}: there already ({found.folder.name})", file=sys.stderr)
     if len(stages) == len(chain.stages):
@@ -101,25 +105,22 @@ def make_stages(
     return folders
 
 
-def _make(found: Found, folders: Mapping[str, Path], worker: Worker) -> str:
-    """Make a stage and mark it; returns its digest."""
+def _make(found: StageState, folders: Mapping[str, Path], execute: Executor) -> str:
+    """Make a stage and write its completion record; returns its digest."""
     stage, folder, identity = found.stage, found.folder, found.identity
     assert folder is not None and identity is not None
     if found.state == "damaged":
         print(f"{stage.name}: made again, {found.why}", file=sys.stderr)
-        if stage.kind == "coupling":
-            discard_damaged(folder)
-        if stage.kind == "train":
-            discard_broken(folder)  # a finished stage has one alone: without it training begins anew
+        stage.discard_damaged(folder)
     else:
         word = "going on" if found.state == "half done" else f"starting, {found.why}"
         print(f"{stage.name}: {word} ({folder.name})", file=sys.stderr)
     started = time.monotonic()
     with interrupted(lambda: f"stage {stage.name} is not finished, what is whole is kept"):
-        worker(stage, folders)
-    digest = result_digest(stage, folder)
+        execute(stage, folders)
+    digest = stage.digest(folder)
     data = prepare(stage.config.data)
-    mark: dict[str, Any] = {
+    record: dict[str, Any] = {
         "name": stage.name,
         "identity": identity,
         "digest": digest,
@@ -129,7 +130,7 @@ def _make(found: Found, folders: Mapping[str, Path], worker: Worker) -> str:
         "seconds_of_last_run": round(time.monotonic() - started, 1),
         "versions": versions(),
     }
-    write_json(folder / MARK, mark)
+    write_json(folder / COMPLETION, record)
     return digest
 
 

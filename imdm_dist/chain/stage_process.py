@@ -14,16 +14,17 @@ def main() -> None:
     """Do this process's part."""
     heed_signals()
     from imdm_dist.chain.chain import load_chain
-    from imdm_dist.chain.work import work
+    from imdm_dist.chain.runner import execute
     from imdm_dist.parallel.environment import place_of_this_process
 
     order = read_json(sys.argv[1])
     chain = load_chain(order["chain"])
+    stage = chain.stage(order["stage"])
     try:
-        work(chain, chain.stage(order["stage"]), {name: Path(path) for name, path in order["folders"].items()})
+        execute(chain, stage, {name: Path(path) for name, path in order["folders"].items()})
     except SystemExit as end:
-        # Workers of a coupling end each by itself, and nobody is killed for it.
-        if end.code == EXIT_STOPPED and chain.stage(order["stage"]).kind == "train":
+        # Those that work apart end each by itself, and nobody is killed for it.
+        if end.code == EXIT_STOPPED and stage.processes == "together":
             leave_stopped(place_of_this_process().rank)
         raise
 

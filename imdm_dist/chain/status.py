@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.chain.chain import Chain
-from imdm_dist.chain.in_hand import STALE_S, Hand, heartbeat_of, in_hand, noted_jobs, noted_log
+from imdm_dist.chain.in_hand import Hand, in_hand, noted_jobs, noted_log
 from imdm_dist.chain.jobs import Submitted, live_jobs, read_jobs, states
-from imdm_dist.chain.survey import Found, survey
-from imdm_dist.coupling.progress import progress
+from imdm_dist.chain.stage import StageProgress
+from imdm_dist.chain.survey import StageState, survey
 from imdm_dist.launch import slurm
-from imdm_dist.planning.text import duration
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def status(chain: Chain, root: Path) -> list[Row]:
     hands: dict[str, Hand] = {}
     for stage in chain.stages:
         folder = found[stage.name].folder
-        if found[stage.name].state == "whole" or stage.kind == "given" or folder is None:
+        if found[stage.name].state == "whole" or not stage.made or folder is None:
             continue
         if (hand := in_hand(folder, noted.get(folder.name, ()), queue)) is not None:
             hands[stage.name] = hand
@@ -61,17 +60,18 @@ def status(chain: Chain, root: Path) -> list[Row]:
     ]
 
 
-def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job], hand: Hand | None, home: Path) -> Row:
+def _row(found: StageState, job: Submitted | None, entries: Sequence[slurm.Job], hand: Hand | None, home: Path) -> Row:
     stage = found.stage
     state: str = found.state
     note = found.why
-    how_far, left, silent = _progress(found)
+    nothing = StageProgress("")
+    progress = nothing if found.folder is None else stage.progress(found.folder) or nothing
     words = {entry.state for entry in entries}
     if found.state != "whole" and (entries or hand):
         if "RUNNING" in words or "COMPLETING" in words:
             state, note = "running", ", ".join(sorted({entry.nodes for entry in entries if entry.nodes}))
-            if silent:
-                note += f"; {silent}"
+            if progress.silent:
+                note += f"; {progress.silent}"
         elif words & {"PENDING", "REQUEUED", "SUSPENDED"}:
             reasons = {entry.reason for entry in entries if entry.state == "PENDING"}
             state, note = "queued", ", ".join(sorted(reasons))
@@ -85,14 +85,14 @@ def _row(found: Found, job: Submitted | None, entries: Sequence[slurm.Job], hand
         stage=stage.name,
         kind=stage.kind,
         state=state,
-        progress=how_far,
+        progress=progress.text,
         job=str(job.id) if job is not None and found.state != "whole" else "",
-        time_left=left if state == "running" else "",
+        time_left=progress.time_left if state == "running" else "",
         note=note,
     )
 
 
-def _log_of(found: Found, job: Submitted, home: Path) -> str:
+def _log_of(found: StageState, job: Submitted, home: Path) -> str:
     """Where a job that has ended says why; a job that never began has no log."""
     # An array has a log for each element.
     logs = sorted(home.glob(f"logs/{found.stage.name}-{job.id}.log"))
@@ -106,20 +106,6 @@ def _log_of(found: Found, job: Submitted, home: Path) -> str:
     return " before it began"
 
 
-def _progress(found: Found) -> tuple[str, str, str]:
-    """How far a stage is, the time it will take, and what to say if it does not move."""
-    if found.folder is None:
-        return "", "", ""
-    if found.stage.kind == "train" and (beat := heartbeat_of(found.folder)) is not None:
-        left = duration(beat.time_left) if beat.time_left is not None and beat.step < beat.last else ""
-        silent = f"no heartbeat for {duration(beat.age)}" if beat.age > STALE_S and not beat.ended else ""
-        loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
-        return f"step {beat.step:,} of {beat.last:,}{loss}", left, silent
-    if found.stage.kind == "coupling" and (there := progress(found.folder)) is not None:
-        return there.text, duration(there.time_left) if there.time_left else "", ""
-    return "", "", ""
-
-
 def status_text(rows: Sequence[Row]) -> str:
     """The rows as a table for a terminal."""
     head = Row("stage", "kind", "state", "progress", "job", "time left", "why, or where")
@@ -127,11 +113,3 @@ def status_text(rows: Sequence[Row]) -> str:
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def progress_line(folder: Path) -> str:
-    """How far a coupling is, in a line."""
-    there = progress(folder)
-    if there is None:
-        raise ValueError(f"{folder} holds no coupling: give the folder that tools/gen_coupling.py writes to")
-    return f"{there.text}; {duration(there.time_left)} left" if there.time_left else there.text

@@ -23,9 +23,12 @@ from imdm_dist.chain import load_chain, run_chain
 from imdm_dist.chain.chain import needed
 from imdm_dist.chain.cluster import job_text, sbatch_options
 from imdm_dist.chain.jobs import stage_key
-from imdm_dist.chain.preflight import check_evaluation, check_run, preflight
+from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.provenance import provenance
-from imdm_dist.chain.status import progress_line, status, status_text
+from imdm_dist.chain.stages.coupling import progress_line
+from imdm_dist.chain.stages.evaluation import check_evaluation
+from imdm_dist.chain.stages.train import check_run
+from imdm_dist.chain.status import status, status_text
 from imdm_dist.chain.survey import survey
 from imdm_dist.checkpoint.format import newest_checkpoint
 from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config

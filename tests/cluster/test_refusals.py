@@ -18,7 +18,7 @@ import yaml
 from imdm_dist.chain import load_chain, run_chain
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.cluster import sbatch_options, submit_chain
-from imdm_dist.chain.preflight import check_run
+from imdm_dist.chain.stages.train import check_run
 from imdm_dist.config import InputsConfig, to_yaml
 from imdm_dist.launch.submit import submit
 from tests.cluster import tiny

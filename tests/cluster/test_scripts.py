@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from imdm_dist.chain.chain import load_chain, needed
-from imdm_dist.chain.runner import make_stages
-from imdm_dist.chain.work import work
+from imdm_dist.chain.runner import execute, make_stages
 from imdm_dist.checkpoint.format import find_checkpoint
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
@@ -41,7 +40,7 @@ class Given:
     def one_process(self, stage: str, root: Path) -> Path:
         """Make a stage in this process; returns its folder."""
         chain = load_chain(CHAIN, self.overrides)
-        folders = make_stages(chain, needed(chain, stage), root, lambda one, folders: work(chain, one, folders, 1))
+        folders = make_stages(chain, needed(chain, stage), root, lambda one, folders: execute(chain, one, folders, 1))
         return folders[stage]
 
 
@@ -50,7 +49,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     home = tmp_path_factory.mktemp("script")
     tiny.chain(home, train={"steps": 30})
     made = load_chain(home / f"{tiny.NAME}.yaml")
-    teacher = make_stages(made, needed(made, "teacher"), home, lambda one, folders: work(made, one, folders))
+    teacher = make_stages(made, needed(made, "teacher"), home, lambda one, folders: execute(made, one, folders))
     text = f"[{home / 'text.txt'}]"
     places = [f"data.train={text}", f"data.valid={text}", f"data.cache={home / 'data'}"]
     return Given(home, [*SIZE.split(), *places, f"teacher/inputs.init={teacher['teacher']}"])

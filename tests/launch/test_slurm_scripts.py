@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imdm_dist.chain.chain import Chain, Stage, load_chain
+from imdm_dist.chain import Chain, Stage, load_chain
 from imdm_dist.chain.cluster import sbatch_options
-from imdm_dist.chain.work import SEVERAL
 from imdm_dist.config.time_limit import minutes_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +89,7 @@ def test_it_asks_for_what_its_stage_asks_for(script: Path) -> None:
     _, stage, _ = stage_of(script)
     said = options(script)
     resources = stage.config.resources
-    one = stage.kind not in SEVERAL
+    one = stage.processes == "one"
     asked = dict(option.removeprefix("--").split("=") for option in sbatch_options(resources, one) if "=" in option)
     for name in ("nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "signal", "open-mode"):
         assert said[name] == asked[name], name

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imdm_dist.chain.chain import Chain, Stage
+from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.preflight import preflight
+from imdm_dist.chain.stages.train import Train
 from imdm_dist.checkpoint.format import check
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.model.dit.model import Block
@@ -187,7 +188,7 @@ def test_a_missing_compiler_is_a_line_before_anything_is_written(home, curves, m
     with pytest.raises(ValueError, match=line):
         train(config, home / "no-compiler")
     assert not (home / "no-compiler").exists()
-    stage = Stage(name="teacher", kind="train", config=config)
+    stage = Train(name="teacher", kind="train", config=config)
     with pytest.raises(ValueError, match="stage teacher: engine.compile needs"):
         preflight(Chain(name="chain", stages=(stage,)), [stage], home / "runs", world=1, in_job=True)
 

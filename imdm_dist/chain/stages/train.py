@@ -1,0 +1,147 @@
+"""Training: a teacher, or a student by SDTT or ReDi."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from imdm_dist.chain.checks import Checks, ids_of
+from imdm_dist.chain.in_hand import STALE_S, heartbeat_of
+from imdm_dist.chain.stage import Stage, StageProgress, input_of
+from imdm_dist.checkpoint.format import discard_broken, glance, newest_checkpoint
+from imdm_dist.config import Config, InputsConfig
+from imdm_dist.data.tokens import Tokens
+from imdm_dist.device import default_device
+from imdm_dist.files import hash_json
+from imdm_dist.objectives.objective import coupling_readers, objective_of
+from imdm_dist.planning.parameters import count_parameters
+from imdm_dist.planning.plan import Hardware, Plan, build_plan
+from imdm_dist.planning.text import duration, gigabytes
+from imdm_dist.problems import refuse
+from imdm_dist.signals import EXIT_STOPPED
+from imdm_dist.training.blocks import check_compile
+from imdm_dist.training.inputs import check_inputs, coupling_misfit, misfits
+from imdm_dist.training.loop import train
+from imdm_dist.training.setup import total_steps
+
+STATE_BYTES = 16
+"""Bytes of a parameter in a checkpoint: weights, average and two moments in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Stage):
+    """A training run."""
+
+    init: str = input_of("model")
+    """Stage whose weights it starts from."""
+    coupling: str = input_of("coupling")
+    """Stage whose pairs it learns."""
+
+    makes = "model"
+    shaping = ("model", "objective", "optimizer", "inputs", "engine.*", "train.*")
+    processes = "together"
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        kind, named = self.config.objective.kind, bool(self.coupling)
+        if objective_of(self.config.objective).reads_coupling != named:
+            remedy = "name the stage that makes its pairs in"
+            if named:
+                remedy = f"set objective.kind={' or '.join(coupling_readers())} or leave out"
+            raise ValueError(f"{where} has objective.kind={kind}: {remedy} coupling")
+
+    def digest(self, folder: Path) -> str:
+        found = newest_checkpoint(folder)
+        if found is None or found.step < total_steps(self.config):
+            raise ValueError("its last checkpoint is missing")
+        return hash_json(found.state["files"])
+
+    def claimed_digest(self, folder: Path) -> str:
+        found = glance(folder)
+        if found.step < total_steps(self.config):
+            raise ValueError("its last checkpoint is missing")
+        return hash_json(found.state["files"])
+
+    def execute(self, folders: Mapping[str, Path], stages: Mapping[str, Stage], workers: int | None) -> None:
+        inputs = InputsConfig(
+            init=str(folders[self.init]) if self.init else "",
+            init_weights=self.config.inputs.init_weights,
+            coupling=str(folders[self.coupling]) if self.coupling else "",
+        )
+        if not train(replace(self.config, inputs=inputs), folders[self.name], moments=False):
+            raise SystemExit(EXIT_STOPPED)
+
+    def discard_damaged(self, folder: Path) -> None:
+        discard_broken(folder)  # a finished stage has one alone: without it training begins anew
+
+    def progress(self, folder: Path) -> StageProgress | None:
+        beat = heartbeat_of(folder)
+        if beat is None:
+            return None
+        left = duration(beat.time_left) if beat.time_left is not None and beat.step < beat.last else ""
+        silent = f"no heartbeat for {duration(beat.age)}" if beat.age > STALE_S and not beat.ended else ""
+        loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
+        return StageProgress(f"step {beat.step:,} of {beat.last:,}{loss}", left, silent)
+
+    def input_problems(self, rows: Tokens | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+        if self.init and (init := stages[self.init].record(stages, checks)) and rows:
+            what = f"model of stage {self.init}" if stages[self.init].made else "given model"
+            for problem in misfits(init, self.config, rows):
+                yield f"the {what} {problem}"
+        if self.coupling and (pairs := stages[self.coupling].record(stages, checks)) and rows:
+            if unlike := coupling_misfit(pairs.tokens, rows):
+                yield f"the coupling of stage {self.coupling} {unlike}"
+
+    def check_machines(self, rows: Tokens | None, world: int, in_job: bool, checks: Checks) -> None:
+        check_training(self.name, self.config, rows, world or self.config.resources.world, in_job, checks)
+
+    def written_bytes(self, rows: Tokens) -> float:
+        return checkpoint_bytes(self.config, rows)
+
+    def plan(self, stages: Mapping[str, Stage], hardware: Hardware, vocab_size: int | None) -> Plan:
+        return build_plan(self.config, hardware, vocab_size)
+
+
+def check_training(stage: str, config: Config, rows: Tokens | None, world: int, in_job: bool, checks: Checks) -> None:
+    """Check a run's steps, divisions and memory."""
+    checks.look_up(stage, total_steps, config)
+    if in_job:
+        checks.look_up(stage, check_compile, config.engine, default_device())
+    # What divides does so for any vocabulary.
+    checks.look_up(stage, _check_memory, config, ids_of(rows) if rows else 2, world, in_job)
+
+
+def _check_memory(config: Config, vocabulary: int, world: int, in_job: bool) -> None:
+    cuda = in_job and torch.cuda.is_available()
+    memory = torch.cuda.get_device_properties(0).total_memory if cuda else float("inf")
+    plan = build_plan(config, Hardware(gpus=world, memory=memory, device="cuda" if cuda else "cpu"), vocabulary)
+    if not plan.fits:
+        change = " ".join(f"{name}={value}" for name, value in plan.remedy.settings.items()) if plan.remedy else ""
+        raise ValueError(
+            f"a rank needs {gigabytes(plan.memory.peak)} GB, its GPU has {gigabytes(memory)} GB: "
+            + (f"set {change}" if change else "take more GPUs or a smaller model")
+        )
+
+
+def checkpoint_bytes(config: Config, rows: Tokens) -> float:
+    """Bytes of the checkpoints that a run keeps."""
+    whole = count_parameters(config.model, ids_of(rows)).total
+    return float(whole * STATE_BYTES * (config.train.keep_last + 1))
+
+
+def check_run(config: Config) -> float:
+    """Check what a training run on `config.resources` needs, before it is submitted; returns bytes that it will write.
+
+    Raises:
+        ValueError, ProblemsError: something is missing or does not fit.
+    """
+    checks = Checks()
+    rows = checks.tokens("", config.data)
+    checks.look_up("", check_inputs, config)
+    check_training("", config, rows, config.resources.world, False, checks)
+    refuse(checks.problems())
+    assert rows is not None
+    return checkpoint_bytes(config, rows)

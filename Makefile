@@ -19,7 +19,7 @@ setup: $(READY) ## Install the pinned versions into .venv, once (PYTHON=python3.
 	@echo "$(VENV) is ready; to use it: source $(VENV)/bin/activate"
 
 demo: $(READY) ## Run the whole method on a small scale, minutes on a laptop (SEED=n)
-	$(RUN) tools/demo.py --seed $(SEED)
+	$(RUN) -m imdm_dist demo --seed $(SEED)
 
 test: lint ## Check style and types, then run the tests
 	$(RUN) -m pytest -q -m 'not thorough'

@@ -1,66 +1,6 @@
-"""Evaluate models alike: validation PPL, and Gen. PPL, entropy and diversity of samples by step count."""
+"""`imdm_dist evaluate`: tables of models by step count."""
 
-from __future__ import annotations
-
-import argparse
-from dataclasses import replace
-from pathlib import Path
-
-from imdm_dist.cli import guarded
-from imdm_dist.config import Config, load_over
-from imdm_dist.files import check_name
-
-EXAMPLE = """example:
-  python tools/evaluate.py --model MDLM=runs/teacher --model IMDM=runs/student --evaluator runs/evaluator \\
-      --out runs/table --reference runs/coupling evaluation.samples=1024 evaluation.steps=2,4,8"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--model",
-        action="append",
-        required=True,
-        metavar="NAME=RUN",
-        help="name in the table, and run; may be repeated",
-    )
-    parser.add_argument(
-        "--evaluator", help="causal language model: a folder, or a hub name (gpt2-large); without one no Gen. PPL"
-    )
-    parser.add_argument("--out", required=True, help="folder of the result; it must not exist yet")
-    parser.add_argument("--reference", help="coupling folder whose 8-grams count as copied")
-    parser.add_argument("--config", help="YAML file of settings (default: the first model's data settings)")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
-    )
-    arguments = parser.parse_intermixed_args()
-    from imdm_dist.chain.preflight import check_evaluation
-    from imdm_dist.coupling import Coupling
-    from imdm_dist.data import prepare
-    from imdm_dist.evaluation.evaluate import Candidate, evaluate, table
-    from imdm_dist.training.inputs import given_config
-
-    named = {}
-    for entry in arguments.model:
-        name, found, path = entry.partition("=")
-        if not found:
-            raise ValueError(f"--model {entry} is no NAME=RUN: write for instance MDLM=runs/teacher")
-        if name in named:
-            raise ValueError(f"--model {entry}: there is a model {name} already, name each apart")
-        named[check_name(name, "the name of a --model")] = Path(path)
-    if Path(arguments.out).exists():
-        raise ValueError(f"{arguments.out} exists: give another --out, results are not overwritten")
-    base = replace(Config(), data=given_config(next(iter(named.values())), "--model").data)
-    config = load_over(base, arguments.config, arguments.overrides)
-    check_evaluation(config, named, arguments.evaluator, arguments.reference)
-    data = prepare(config.data)
-    check_evaluation(config, named, arguments.evaluator, arguments.reference)  # the tokens may be known only now
-    reference = Coupling.open(arguments.reference).result_PL if arguments.reference else None
-    candidates = {name: Candidate(path, reference) for name, path in named.items()}
-    print(table(evaluate(config, data, candidates, arguments.evaluator, arguments.out)))
-
+from imdm_dist.commands.main import tool
 
 if __name__ == "__main__":
-    guarded(main)
+    tool("evaluate")

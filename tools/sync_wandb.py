@@ -1,44 +1,6 @@
-"""Send Weights & Biases runs that were recorded offline (train.wandb=offline)."""
+"""`imdm_dist sync`: runs that were recorded offline, sent to Weights & Biases."""
 
-from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
-
-from imdm_dist.cli import guarded
-
-EXAMPLE = """example, on a node with a network, after `wandb login`:
-  python tools/sync_wandb.py runs
-It may be run again at any time: what was sent is not sent twice. A run that was resumed has several segments; they
-become one run. Exit code 1 says that something could not be sent."""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold them")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be sent and stop")
-    arguments = parser.parse_args()
-    from imdm_dist.training.wandb_sync import sync, unsynced
-
-    segments = unsynced(arguments.folders)
-    if not segments:
-        print("nothing to send")
-    if arguments.dry_run:
-        for run, files in segments.items():
-            print(f"{run}: {len(files)} to send ({', '.join(file.parent.name for file in files)})")
-        return 0
-    failed = False
-    for report in sync(segments):
-        failed |= bool(report.cause)
-        print(
-            f"{report.run}: {report.sent} sent", f"{report.left} left ({report.cause})" if report.cause else "all done"
-        )
-        sys.stdout.flush()
-    return int(failed)
-
+from imdm_dist.commands.main import tool
 
 if __name__ == "__main__":
-    guarded(main)
+    tool("sync")

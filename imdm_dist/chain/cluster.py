@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from imdm_dist.chain.chain import Chain, Stage, chain_yaml
@@ -16,20 +17,22 @@ from imdm_dist.chain.survey import UNPREPARED, Found, survey
 from imdm_dist.chain.work import SEVERAL
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.launch import slurm
+from imdm_dist.launch.site import JOB, PACKAGE, site_home
 from imdm_dist.planning.text import limit_text
 from imdm_dist.training.heartbeat import NAME as HEARTBEAT
 
-HOME = Path(__file__).resolve().parent.parent.parent
-"""The checkout: batch scripts and tools lie beside the package."""
 ENDING_S = 60.0
 """Seconds that the end of a job is waited for."""
 
 
-def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submitted]:
+def submit_chain(
+    chain: Chain, root: Path, dry: bool = False, stages: Sequence[Stage] | None = None
+) -> dict[str, Submitted]:
     """Submit what is missing; what is whole, waits or runs already is left alone, so that calling again is safe.
 
     Args:
         dry: check and say all the same, and submit nothing.
+        stages: some of its stages, each with all that it starts from; all if not given.
 
     Returns:
         The jobs that are now in the queue, by stage.
@@ -42,14 +45,15 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
     slurm.log_pattern(home.resolve())
     queue = _settled_queue(home)
     found = survey(chain, home)
-    todo = [stage for stage in chain.stages if found[stage.name].state != "whole"]
+    stages = chain.stages if stages is None else stages
+    todo = [stage for stage in stages if found[stage.name].state != "whole"]
     live = _others(chain, todo, found, home, queue) | live_jobs(home, queue)
     preflight(chain, todo, root)
     _check_given(todo, found)
     _check_machines(todo)
     _refuse_others(chain, todo, live, home)
     if dry:
-        for stage in chain.stages:
+        for stage in stages:
             job = f", job {live[stage.name].id} is in the queue" if stage.name in live else ""
             asks = "" if job or found[stage.name].state == "whole" else f"; {job_text(stage)}"
             print(f"{stage.name}: {found[stage.name].state}{job or _reason(found[stage.name])}{asks}", file=sys.stderr)
@@ -64,7 +68,7 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
                 kept[DATA] = live[DATA]
             else:
                 new[DATA] = _submit_data(chain, frozen, root)
-        for stage in chain.stages:
+        for stage in stages:
             name, inputs = stage.name, chain.inputs(stage)
             if found[name].state == "whole":
                 print(f"{name}: there already ({found[name].folder})", file=sys.stderr)
@@ -154,7 +158,7 @@ def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], 
         if stage.name in live and live[stage.name].key != stage_key(chain, stage, home):
             raise ValueError(
                 f"job {live[stage.name].id} makes stage {stage.name} with other settings: "
-                "cancel it first (tools/pipeline.py cancel), or wait for its end"
+                "cancel it first (imdm_dist cancel), or wait for its end"
             )
 
 
@@ -251,8 +255,8 @@ def sbatch_options(resources: ResourcesConfig, one: bool = False) -> list[str]:
 
 
 def _sbatch(options: list[str], arguments: list[str]) -> int:
-    environment = {"IMDM_HOME": str(HOME), "IMDM_PYTHON": os.environ.get("IMDM_PYTHON", sys.executable)}
-    return slurm.submit(options, str(HOME / "slurm" / "stage.sh"), arguments, environment)
+    environment = {"IMDM_HOME": str(site_home()), "IMDM_PYTHON": os.environ.get("IMDM_PYTHON", sys.executable)}
+    return slurm.submit(options, str(JOB), [str(PACKAGE), *arguments], environment)
 
 
 def _logs(home: Path) -> Path:

@@ -87,7 +87,7 @@ def given_state(folder: Path, setting: str) -> dict[str, Any]:
     if state is None:
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
-            "made into one by tools/import_checkpoint.py"
+            "made into one by imdm_dist import"
         )
     return state
 

@@ -25,7 +25,7 @@ def provenance(folder: Path | str) -> str:
     """
     folder = Path(folder)
     if read_mark(folder) is None:
-        raise ValueError(f"{folder} has no {MARK}: give the folder of a whole stage, such as tools/pipeline.py lists")
+        raise ValueError(f"{folder} has no {MARK}: give the folder of a whole stage, such as imdm_dist status lists")
     return "\n".join(_history(folder, 0, {}))
 
 

@@ -13,12 +13,12 @@ from imdm_dist.config import Config
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.launch import slurm
+from imdm_dist.launch.site import PACKAGE, site_home
 from imdm_dist.launch.submitit_job import TIMEOUTS, TrainJob
 from imdm_dist.signals import EXIT_STOPPED
 
 LOGS = "submitit"
 """Folder in the run's folder for Submitit's scripts, pickles and logs."""
-PACKAGE = Path(__file__).resolve().parent.parent.parent
 DEFAULT_TIME = "24:00:00"
 """Time limit of a job for which none is set: Submitit always sets one."""
 
@@ -118,7 +118,7 @@ def _minutes(resources: ResourcesConfig) -> int:
 
 def _setup() -> list[str]:
     """Shell lines before the processes start: where the package is, and the site's own file."""
-    site = PACKAGE / "slurm" / "site.sh"
+    site = site_home() / "slurm" / "site.sh"
     lines = [f'export PYTHONPATH="{PACKAGE}${{PYTHONPATH:+:$PYTHONPATH}}"']
     return [*lines, f'. "{site}"'] if site.exists() else lines
 

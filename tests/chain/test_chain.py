@@ -274,7 +274,7 @@ def test_workers_below_one_are_refused_before_anything_runs(home, tmp_path, work
 def test_a_launcher_of_several_processes_is_refused(home, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="one of 2: start tools/train.py under the launcher"):
+    with pytest.raises(ValueError, match="one of 2: start imdm_dist train under the launcher"):
         run_chain(load_chain(home / "chain.yaml"), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

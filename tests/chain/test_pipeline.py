@@ -335,9 +335,9 @@ def test_a_run_goes_on_by_its_folders_name(home, tmp_path, capsys):
 
 def test_a_chain_is_no_run(home):
     chain = home / f"{tiny.NAME}.yaml"
-    with pytest.raises(ValueError, match="is a chain of stages, not .*: give it to tools/run_chain.py or tools/pipe"):
+    with pytest.raises(ValueError, match="is a chain of stages, not .*: give it to imdm_dist run, or take"):
         load_run(home / "new", str(chain), [])
-    with pytest.raises(ValueError, match="unknown key .*; settings of one run go to tools/train.py --config"):
+    with pytest.raises(ValueError, match="unknown key .*; settings of one run go to imdm_dist train --config"):
         load_chain(ROOT / "configs" / "embedded.yaml")
 
 

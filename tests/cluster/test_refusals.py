@@ -180,7 +180,7 @@ def test_a_job_refuses_in_its_first_seconds(
     jobs = {}
     for message, (chain, where, override) in attempts.items():
         options = [*sbatch_options(tiny.RANKS), f"--output={tmp_path}/%j.log", tiny.ROOT / "slurm" / "stage.sh"]
-        arguments = [chain, "--stage", "redi", "--root", where, *filter(None, [override])]
+        arguments = [chain, "redi", "--root", where, *filter(None, [override])]
         python = {"IMDM_PYTHON": str(unprivileged)} if where.name == "closed" else {}
         jobs[cluster.sbatch([*options, *arguments], env=tiny.JOB | python, cwd=tmp_path)] = message
     for job, message in jobs.items():

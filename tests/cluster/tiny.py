@@ -68,7 +68,7 @@ def chain(home: Path, **base: Any) -> Path:
 def submit_stage(cluster: Cluster, chain: Path, stage: str, root: Path, *more: str) -> str:
     """Submit a job that makes a stage and what it starts from, as the scripts in slurm/ do; returns its id."""
     root.mkdir(parents=True, exist_ok=True)
-    arguments = [ROOT / "slurm" / "stage.sh", chain, "--stage", stage, "--root", root, *more]
+    arguments = [ROOT / "slurm" / "stage.sh", chain, stage, "--root", root, *more]
     options = [option for option in sbatch_options(RANKS) if not option.startswith("--time")]
     return cluster.sbatch([*options, f"--output={root}/job-%j.log", *arguments], env=JOB, cwd=root)
 

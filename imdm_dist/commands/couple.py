@@ -72,9 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_over(replace(Config(), data=learned), arguments.config, _settings(arguments))
     place = Path(arguments.out).parent if arguments.out else teacher.parent
     # What is wrong is said before a teacher is trained, or text is packed.
-    refuse(
-        [*_prompt_problems(arguments.prompts, config), *coupling_problems(config, learned, arguments.teacher, place)]
-    )
+    of_pairs = coupling_problems(config, learned, arguments.teacher, place)
+    refuse([*_prompt_problems(arguments.prompts, config), *of_pairs])
     if not arguments.teacher:
         print(f"no --teacher given: using {teacher} on the embedded text, trained if it is missing", file=sys.stderr)
         if not train(embedded, teacher):

@@ -1,4 +1,4 @@
-"""Starts a Python program in every process of a job: `python -m imdm_dist.launch -m imdm_dist train runs/teacher ...`."""
+"""Starts a Python program in every process of a job: `python -m imdm_dist.launch -m imdm_dist train RUN ...`."""
 
 from __future__ import annotations
 

@@ -304,10 +304,8 @@ def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path):
 
 def test_a_job_whose_inputs_are_not_whole_says_so(begun, tmp_path):
     chain = begun[0]
-    with pytest.raises(
-        ValueError,
-        match=r"^stage redi starts from teacher, which is missing \(was never made\): imdm_dist run makes it",
-    ):
+    said = r"^stage redi starts from teacher, which is missing \(was never made\): imdm_dist run makes it"
+    with pytest.raises(ValueError, match=said):
         make_stages(chain, needed(chain, "redi"), tmp_path, lambda stage, folders: None, only=True)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from imdm_dist.chain.chain import Chain, Stage, load_chain
-from imdm_dist.chain.cluster import sbatch_options
 from imdm_dist.chain.work import SEVERAL
 from imdm_dist.config.time_limit import minutes_of
+from tests.cluster import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ("lm1b_small", "owt_small", "owt_860m")
@@ -91,7 +91,9 @@ def test_it_asks_for_what_its_stage_asks_for(script: Path) -> None:
     said = options(script)
     resources = stage.config.resources
     one = stage.kind not in SEVERAL
-    asked = dict(option.removeprefix("--").split("=") for option in sbatch_options(resources, one) if "=" in option)
+    asked = dict(
+        option.removeprefix("--").split("=") for option in tiny.sbatch_options(resources, one) if "=" in option
+    )
     for name in ("nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "signal", "open-mode"):
         assert said[name] == asked[name], name
     # A script also makes what its stage starts from; a table is quick, whatever limit the chain gives all stages.

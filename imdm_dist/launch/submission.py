@@ -9,11 +9,13 @@ once, where a sharded checkpoint cannot be saved.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,7 +131,8 @@ def _submit_array(
         ) from None
     executor.update_parameters(**words)
     try:
-        jobs: list[Any] = executor.submit_array([BatchProgram(work)] * array)
+        with redirect_stderr(io.StringIO()):  # where it repeats what sbatch says
+            jobs: list[Any] = executor.submit_array([BatchProgram(work)] * array)
     except submitit.core.utils.FailedJobError as error:
         said = " ".join(str(error).replace("sbatch: error:", "").split())
         raise ValueError(f"SLURM refused the job: {said}{_advice(said, resources)}") from None

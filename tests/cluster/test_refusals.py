@@ -72,10 +72,10 @@ def refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Callable[[Chai
         ("nodes=8", "stage redi: partition main has 4 machines, resources.nodes=8: set it to 4 or fewer"),
         (
             "gpus_per_node=9",
-            "stage redi: sbatch refused: .*; set .*resources.gpus_per_node=9.* to what the machines .* have",
+            "stage redi: SLURM refused the job: .*; set .*resources.gpus_per_node=9.* to what the machines .* have",
         ),
-        ("memory=2T", "stage redi: sbatch refused: .*; set .*resources.memory=2T.* to what the machines .* have"),
-        ("sbatch=[--nonsense]", "stage redi: sbatch refused: .*nonsense"),
+        ("memory=2T", "stage redi: SLURM refused the job: .*; set .*resources.memory=2T.* to what the machines .* have"),
+        ("sbatch=[--nonsense]", "stage redi: SLURM refused the job: .*nonsense"),
     ],
 )
 def test_machines_that_are_not_there(
@@ -105,7 +105,7 @@ def test_what_submitit_is_asked_for(cluster: Cluster, home: Path, tmp_path: Path
     for change, message in (
         ({"partition": "nowhere"}, "there is no partition nowhere"),
         ({"nodes": 5}, "partition main has 4 machines"),
-        ({"gpus_per_node": 9}, "SLURM refused the job: .*not available.*; change resources"),
+        ({"gpus_per_node": 9}, "SLURM refused the job: .*not available.*; set .*resources.gpus_per_node=9"),
     ):
         asked = replace(config, resources=replace(config.resources, **change))
         with pytest.raises(ValueError, match=message):

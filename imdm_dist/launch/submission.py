@@ -209,7 +209,7 @@ def parameters(
 
 def _setup() -> list[str]:
     """Shell lines before the work starts: where the package is, and the site's own file."""
-    site = PACKAGE / "slurm" / "site.sh"
+    site = Path(os.environ.get("IMDM_HOME", PACKAGE)) / "slurm" / "site.sh"
     path = shlex.quote(str(PACKAGE))
     lines = [f'export PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"']
     return [*lines, f". {shlex.quote(str(site))}"] if site.exists() else lines

@@ -68,5 +68,5 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	    echo "making $(VENV) with $$found ($$($$found --version))"; \
 	    $$found -m venv --clear $(VENV); \
 	fi
-	$(RUN) -m pip install -c constraints.txt -e '.[dev,cluster,wandb]'
+	$(RUN) -m pip install -c constraints.txt -e '.[dev,wandb]'
 	@touch $@

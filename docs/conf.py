@@ -1,6 +1,6 @@
 """The documentation site: the pages of this folder, and an API page for each module from its docstrings.
 
-    make docs        # docs/_build/index.html
+make docs        # docs/_build/index.html
 """
 
 from __future__ import annotations

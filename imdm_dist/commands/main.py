@@ -45,7 +45,7 @@ COMMANDS = {
     "status": ("status", "show the stages of a chain: what is whole, runs, waits or is missing"),
     "cancel": ("cancel", "cancel a chain's jobs on SLURM"),
     "provenance": ("provenance", "say what a stage was made from"),
-    "submit": ("submit", "submit one training run through Submitit"),
+    "submit": ("submit", "submit one training run to SLURM"),
     "plan": ("plan", "say what a run will need: parameters, memory, time, and what would fit"),
     "config": ("config", "print resolved settings, or all settings with their documentation"),
     "import": ("import_checkpoint", "make a run out of a published MDLM, SDTT or IMDM checkpoint"),

@@ -36,20 +36,21 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_run(arguments.folder, arguments.config, [*options, *arguments.overrides])
     from imdm_dist.chain.in_hand import check_idle
     from imdm_dist.chain.preflight import check_folder, check_run
-    from imdm_dist.launch.submit import DEFAULT_TIME, script, submit, submitted_before
+    from imdm_dist.launch.submission import script, submit_run, submitted_before
     from imdm_dist.planning.text import limit_text
 
     needed = check_run(config)
     if arguments.dry_run:
-        print(script(config, arguments.folder))
+        print(script(config.resources, arguments.folder))
         return
     check_folder(arguments.folder, needed, "take another run folder")
     if not arguments.local:
         check_idle(arguments.folder, submitted_before(arguments.folder))
-    job = submit(config, arguments.folder, arguments.local)
-    limit = limit_text(config.resources.time or DEFAULT_TIME)
+    job = submit_run(config, arguments.folder, arguments.local)
+    limit = limit_text(config.resources.time)
     print(f"job {job.job_id}; {limit}; logs in {job.paths.folder}", file=sys.stderr)
     if arguments.wait:
         left = f"see {job.paths.folder}" if arguments.local else "the job goes on without this command"
         with interrupted(lambda: left):
-            print(job.results()[0])
+            job.task(0).result()
+        print(arguments.folder)

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from imdm_dist.chain.cluster import sbatch_options
 from imdm_dist.config import ResourcesConfig
+from imdm_dist.launch.submission import script
 from tests.cluster.jobs import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -63,6 +63,13 @@ def chain(home: Path, **base: Any) -> Path:
     path = home / f"{NAME}.yaml"
     path.write_text(yaml.safe_dump({"name": NAME, "base": settings, "stages": stages}, sort_keys=False))
     return path
+
+
+def sbatch_options(resources: ResourcesConfig, one: bool = False) -> list[str]:
+    """What a job with these resources asks for, but for its name and its log."""
+    lines = script(resources, Path("run"), one).splitlines()
+    given = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
+    return [option for option in given if not option.startswith(("--job-name", "--output"))]
 
 
 def submit_stage(cluster: Cluster, chain: Path, stage: str, root: Path, *more: str) -> str:

@@ -70,15 +70,15 @@ def test_settings_are_printed(installed: Installed) -> None:
 
 
 def test_a_run_is_submitted(installed: Installed) -> None:
-    pytest.importorskip("submitit")
     said = installed.call("submit", "runs/teacher", *TINY, "train.steps=1", "train.global_batch=8", "--dry-run")
-    assert f'export PYTHONPATH="{installed.site}' in said and str(ROOT) not in said.replace(sys.prefix, "")
+    assert f"export PYTHONPATH={installed.site}" in said and str(ROOT) not in said.replace(sys.prefix, "")
 
 
 def test_a_chain_is_submitted(installed: Installed, fake_slurm: FakeSlurm) -> None:
     (installed.home / "chain.yaml").write_text(CHAIN)
     installed.call("run", "chain.yaml", "--slurm", *TINY, "train.global_batch=8")
-    (*options, script, package, chain, _, stage, _, _, _) = fake_slurm.submitted[-1]
-    assert "--job-name=tiny.teacher" in options[0]
-    assert Path(script) == installed.site / "imdm_dist" / "launch" / "job.sh" and package == str(installed.site)
-    assert stage == "teacher" and (installed.home / chain).is_file()
+    (asked,) = fake_slurm.submitted
+    assert "tiny.teacher" in asked[0]
+    (script,) = (installed.home / "runs" / "tiny" / "submitit").glob("*_submission.sh")
+    assert f"export PYTHONPATH={installed.site}" in script.read_text()
+    assert str(ROOT) not in script.read_text().replace(sys.prefix, "")

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from imdm_dist.chain.chain import Chain, Stage, load_chain
-from imdm_dist.chain.cluster import sbatch_options
 from imdm_dist.chain.work import SEVERAL
 from imdm_dist.config.time_limit import minutes_of
-from imdm_dist.launch.site import JOB
+from tests.cluster import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ("lm1b_small", "owt_small", "owt_860m")
@@ -66,7 +65,7 @@ def test_there_is_one_for_each_recipe_and_those_that_the_page_types() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*SCRIPTS, *(ROOT / "slurm" / name for name in (*GENERAL, "environment.sh")), JOB],
+    [*SCRIPTS, *(ROOT / "slurm" / name for name in (*GENERAL, "environment.sh"))],
     ids=lambda path: path.name,
 )
 def test_bash_reads_it(path: Path) -> None:
@@ -106,15 +105,6 @@ def test_the_call_of_a_general_script(name: str) -> None:
     assert called(ROOT / "slurm" / name, "runs/x", "a=1") == GENERAL[name].split()
 
 
-def test_the_call_of_a_job_of_a_chain(tmp_path: Path) -> None:
-    site = tmp_path / "slurm" / "site.sh"
-    site.parent.mkdir()
-    site.write_text("echo site\n")
-    assert called(JOB, "/package", "x.yaml", "--data", IMDM_HOME=str(tmp_path)) == (
-        ["site", "-m", "imdm_dist", "run", "--in-job", "x.yaml", "--data"]
-    )
-
-
 @pytest.mark.parametrize("name", [*(script.name for script in SCRIPTS), *GENERAL])
 def test_the_logs_of_an_array_have_its_numbers(name: str) -> None:
     said = options(ROOT / "slurm" / name)
@@ -129,7 +119,9 @@ def test_it_asks_for_what_its_stage_asks_for(script: Path) -> None:
     said = options(script)
     resources = stage.config.resources
     one = stage.kind not in SEVERAL
-    asked = dict(option.removeprefix("--").split("=") for option in sbatch_options(resources, one) if "=" in option)
+    asked = dict(
+        option.removeprefix("--").split("=") for option in tiny.sbatch_options(resources, one) if "=" in option
+    )
     for name in ("nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "signal", "open-mode"):
         assert said[name] == asked[name], name
     # A script also makes what its stage starts from; a table is quick, whatever limit the chain gives all stages.

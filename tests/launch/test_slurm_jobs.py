@@ -207,6 +207,12 @@ def test_what_starts_from_a_coupling_waits_for_its_end_alone(fake_slurm: FakeSlu
     assert f"teacher: job {ids['teacher']}, 2.0 hours at most after" in capsys.readouterr().err
 
 
+def test_a_part_of_a_chain_is_submitted(fake_slurm: FakeSlurm, tmp_path):
+    chain = tiny_chain(tmp_path)
+    jobs = submit_chain(chain, tmp_path / "runs", stages=needed(chain, "sdtt"))
+    assert set(jobs) == {"prepare_data", "teacher", "sdtt"} and len(fake_slurm.submitted) == 3
+
+
 # Who is at work
 
 

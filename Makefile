@@ -19,7 +19,7 @@ setup: $(READY) ## Install the pinned versions into .venv, once (PYTHON=python3.
 	@echo "$(VENV) is ready; to use it: source $(VENV)/bin/activate"
 
 demo: $(READY) ## Run the whole method on a small scale, minutes on a laptop (SEED=n)
-	$(RUN) tools/demo.py --seed $(SEED)
+	$(RUN) -m imdm_dist demo --seed $(SEED)
 
 test: lint ## Check style and types, then run the tests
 	$(RUN) -m pytest -q -m 'not thorough'
@@ -68,5 +68,5 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	    echo "making $(VENV) with $$found ($$($$found --version))"; \
 	    $$found -m venv --clear $(VENV); \
 	fi
-	$(RUN) -m pip install -c constraints.txt -e '.[dev,cluster,wandb]'
+	$(RUN) -m pip install -c constraints.txt -e '.[dev,wandb]'
 	@touch $@

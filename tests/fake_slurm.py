@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 _COMMANDS = {
-    "sbatch": 'shift; for one in "$@"; do printf "%s\\n" "$one" >>sbatch-asked; done; echo >>sbatch-asked\n'
-    "n=$(($(cat number) + 1)); echo $n >number; echo $n",
+    "sbatch": "{ grep -e '#SBATCH --job-name' \"$1\"; grep '#SBATCH' \"$1\" | grep -v -e --job-name; echo; } | "
+    "sed -e 's/^#SBATCH //' >>sbatch-asked\n"
+    'n=$(($(cat number) + 1)); echo $n >number; echo "Submitted batch job $n"',
     "squeue": 'case "$*" in *"=%l") cat limit;; *"=%T") cat state;; *) cat queue;; esac',
     "sinfo": "cat partitions",
     "sacct": "cat accounting",
@@ -39,7 +40,7 @@ class FakeSlurm:
 
     @property
     def submitted(self) -> list[list[str]]:
-        """What each sbatch was given, --parsable left out."""
+        """The options in the script that each sbatch was given, the job's name first."""
         path = self.folder / "sbatch-asked"
         return [part.split("\n") for part in path.read_text().split("\n\n")[:-1]] if path.exists() else []
 

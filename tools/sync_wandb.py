@@ -1,33 +1,6 @@
-"""Send Weights & Biases runs that were recorded offline (train.wandb=offline)."""
+"""`imdm_dist sync`: runs that were recorded offline, sent to Weights & Biases."""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from imdm_dist.cli import guarded
-
-EXAMPLE = """example, on a node with a network, after `wandb login`:
-  python tools/sync_wandb.py runs
-It finds the parts that runs left and has `wandb sync` send them. It may be run again at any time: what was sent is not
-sent twice. A run that was resumed has several parts; they become one run. Exit code 1 says that something could not be
-sent."""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold them")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be sent and stop")
-    arguments = parser.parse_args()
-    from imdm_dist.training.wandb_sync import sync, unsynced
-
-    parts = unsynced(arguments.folders)
-    if not parts:
-        print("nothing to send")
-    return int(not sync(parts, arguments.dry_run))
-
+from imdm_dist.commands.main import tool
 
 if __name__ == "__main__":
-    guarded(main)
+    tool("sync")

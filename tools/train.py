@@ -1,46 +1,6 @@
-"""Train one stage: a teacher, an SDTT student or a ReDi student."""
+"""`imdm_dist train`: one stage trained."""
 
-from __future__ import annotations
-
-import argparse
-
-from imdm_dist.cli import guarded
-from imdm_dist.config import to_yaml
-from imdm_dist.config.run import load_run
-from imdm_dist.signals import heed_signals, leave_stopped
-
-EXAMPLE = """example, a small teacher on the embedded text, in a minute:
-  python tools/train.py runs/teacher --config configs/embedded.yaml train.steps=200
-Run the same command again to go on after an interruption; the folder alone is enough:
-  python tools/train.py runs/teacher
-On several GPUs or processes:
-  torchrun --nproc-per-node 8 tools/train.py runs/teacher --config configs/embedded.yaml engine.zero_stage=1
-Exit code 75 says that a signal or train.time_budget stopped the run after a checkpoint."""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", help="run folder: checkpoints, metrics.jsonl and config.json go here")
-    parser.add_argument("--config", help="YAML file of settings (default: those the folder was begun with)")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
-    )
-    arguments = parser.parse_intermixed_args()
-    config = load_run(arguments.folder, arguments.config, arguments.overrides)
-    if arguments.print_config:
-        print(to_yaml(config), end="")
-        return 0
-    heed_signals()
-    from imdm_dist.parallel.environment import place_of_this_process
-    from imdm_dist.training.loop import train
-
-    if not train(config, arguments.folder):
-        leave_stopped(place_of_this_process().rank)
-    return 0
-
+from imdm_dist.commands.main import tool
 
 if __name__ == "__main__":
-    guarded(main)
+    tool("train")

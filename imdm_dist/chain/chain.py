@@ -85,7 +85,7 @@ def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> Chain:
 def _of_a_run(content: Mapping[str, Any]) -> str:
     """What to say of a file that holds the settings of one run."""
     sections = {one.name for one in fields(Config)}
-    return "; settings of one run go to tools/train.py --config" if sections & content.keys() else ""
+    return "; settings of one run go to imdm_dist train --config" if sections & content.keys() else ""
 
 
 def _with_keys(entries: Sequence[Entry], overrides: Sequence[str]) -> tuple[list[Entry], list[str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from imdm_dist.chain.chain import Chain, chain_yaml
+from imdm_dist.chain.here import make_stage, pack_data
 from imdm_dist.chain.in_hand import in_hand, noted_jobs
 from imdm_dist.chain.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
 from imdm_dist.chain.preflight import preflight
@@ -16,20 +18,22 @@ from imdm_dist.chain.stage import Stage
 from imdm_dist.chain.survey import UNPREPARED, StageState, survey
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.launch import slurm
+from imdm_dist.launch.submission import check_name, submit
 from imdm_dist.planning.text import limit_text
 from imdm_dist.training.heartbeat import NAME as HEARTBEAT
 
-HOME = Path(__file__).resolve().parent.parent.parent
-"""The checkout: batch scripts and tools lie beside the package."""
 ENDING_S = 60.0
 """Seconds that the end of a job is waited for."""
 
 
-def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submitted]:
+def submit_chain(
+    chain: Chain, root: Path, dry: bool = False, stages: Sequence[Stage] | None = None
+) -> dict[str, Submitted]:
     """Submit what is missing; what is whole, waits or runs already is left alone, so that calling again is safe.
 
     Args:
         dry: check and say all the same, and submit nothing.
+        stages: some of its stages, each with all that it starts from; all if not given.
 
     Returns:
         The jobs that are now in the queue, by stage.
@@ -39,17 +43,18 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
             nothing has been submitted.
     """
     home = root / chain.name
-    slurm.log_pattern(home.resolve())
+    check_name(home.resolve())
     queue = _settled_queue(home)
     found = survey(chain, home)
-    todo = [stage for stage in chain.stages if found[stage.name].state != "whole"]
+    stages = chain.stages if stages is None else stages
+    todo = [stage for stage in stages if found[stage.name].state != "whole"]
     live = _others(chain, todo, found, home, queue) | live_jobs(home, queue)
     preflight(chain, todo, root)
     _check_given(todo, found)
     _check_machines(todo)
     _refuse_others(chain, todo, live, home)
     if dry:
-        for stage in chain.stages:
+        for stage in stages:
             job = f", job {live[stage.name].id} is in the queue" if stage.name in live else ""
             asks = "" if job or found[stage.name].state == "whole" else f"; {job_text(stage)}"
             print(f"{stage.name}: {found[stage.name].state}{job or _reason(found[stage.name])}{asks}", file=sys.stderr)
@@ -64,7 +69,7 @@ def submit_chain(chain: Chain, root: Path, dry: bool = False) -> dict[str, Submi
                 kept[DATA] = live[DATA]
             else:
                 new[DATA] = _submit_data(chain, frozen, root)
-        for stage in chain.stages:
+        for stage in stages:
             name, inputs = stage.name, chain.inputs(stage)
             if found[name].state == "whole":
                 print(f"{name}: there already ({found[name].folder})", file=sys.stderr)
@@ -154,7 +159,7 @@ def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], 
         if stage.name in live and live[stage.name].key != stage_key(chain, stage, home):
             raise ValueError(
                 f"job {live[stage.name].id} makes stage {stage.name} with other settings: "
-                "cancel it first (tools/pipeline.py cancel), or wait for its end"
+                "cancel it first (imdm_dist cancel), or wait for its end"
             )
 
 
@@ -168,26 +173,25 @@ def _check_machines(todo: list[Stage]) -> None:
 
 def _submit(chain: Chain, found: StageState, frozen: Path, root: Path, before: dict[str, int]) -> Submitted:
     stage, home = found.stage, root / chain.name
-    key = stage_key(chain, stage, home)
-    resources = stage.config.resources
-    array = [f"--array=0-{resources.array - 1}"] if stage.processes == "apart" and resources.array > 1 else []
-    after = [f"--dependency={_dependency(chain, before)}", "--kill-on-invalid-dep=yes"] if before else []
-    options = [
-        f"--job-name={job_name(home, stage.name, key)}",
-        *sbatch_options(resources, one=stage.processes == "one"),
-        *array,
-        *after,
-        f"--output={slurm.log_pattern(_logs(home) / stage.name)}-{'%A_%a' if array else '%j'}.log",
-    ]
+    key, resources = stage_key(chain, stage, home), stage.config.resources
     try:
-        number = _sbatch(options, [str(frozen), "--stage", stage.name, "--only", "--root", str(root)])
+        number = submit(
+            partial(make_stage, str(frozen.resolve()), stage.name, str(root.resolve())),
+            resources,
+            home,
+            job_name(home, stage.name, key),
+            log=str(_logs(home) / stage.name),
+            array=resources.array if stage.processes == "apart" else 1,
+            one=stage.processes == "one",
+            after=_dependency(chain, before),
+        )
     except ValueError as error:
-        raise ValueError(f"stage {stage.name}: {error}{_advice(str(error), resources)}") from None
+        raise ValueError(f"stage {stage.name}: {error}") from None
     job = Submitted(number, key)
     note_job(home, stage.name, job)
     waits = f" after {', '.join(map(str, before.values()))}" if before else ""
     limit = f", {limit_text(resources.time)}" if resources.time else ""
-    print(f"{stage.name}: job {number}{limit}{waits} ({found.state}, {found.why})", file=sys.stderr)
+    print(f"{stage.name}: job {job.id}{limit}{waits} ({found.state}, {found.why})", file=sys.stderr)
     return job
 
 
@@ -211,62 +215,17 @@ def _submit_data(chain: Chain, frozen: Path, root: Path) -> Submitted:
     first = chain.stages[0].config.resources
     kept = ("time", "partition", "account", "sbatch", "warning_s")
     resources = ResourcesConfig(**{name: getattr(first, name) for name in kept})
-    name = job_name(home, DATA, "prepare")
-    options = [
-        f"--job-name={name}",
-        *sbatch_options(resources, one=True),
-        f"--output={slurm.log_pattern(_logs(home) / DATA)}-%j.log",
-    ]
-    job = Submitted(_sbatch(options, [str(frozen), "--data", "--root", str(root)]), "prepare")
+    work, name = partial(pack_data, str(frozen.resolve())), job_name(home, DATA, "prepare")
+    job = Submitted(submit(work, resources, home, name, log=str(_logs(home) / DATA), one=True), "prepare")
     note_job(home, DATA, job)
     print(f"{DATA}: job {job.id} packs the text", file=sys.stderr)
     return job
-
-
-def sbatch_options(resources: ResourcesConfig, one: bool = False) -> list[str]:
-    """Options of sbatch that ask for these resources.
-
-    Args:
-        one: for a single process: one machine, and one of its GPUs if it has any.
-    """
-    tasks = 1 if one else resources.tasks
-    gpus = min(1, resources.gpus_per_node) if one else resources.gpus_per_node
-    named = {
-        "partition": resources.partition,
-        "account": resources.account,
-        "time": resources.time,
-        "mem": resources.memory,
-        "cpus-per-task": resources.cpus_per_task,
-        "gpus-per-node": gpus,
-    }
-    return [
-        f"--nodes={1 if one else resources.nodes}",
-        f"--ntasks-per-node={tasks}",
-        *(f"--{name}={value}" for name, value in named.items() if value),
-        f"--signal=B:USR1@{resources.warning_s}",
-        "--requeue",
-        "--open-mode=append",
-        *resources.sbatch,
-    ]
-
-
-def _sbatch(options: list[str], arguments: list[str]) -> int:
-    environment = {"IMDM_HOME": str(HOME), "IMDM_PYTHON": os.environ.get("IMDM_PYTHON", sys.executable)}
-    return slurm.submit(options, str(HOME / "slurm" / "stage.sh"), arguments, environment)
 
 
 def _logs(home: Path) -> Path:
     folder = home.resolve() / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _advice(error: str, resources: ResourcesConfig) -> str:
-    if any(word in error for word in ("configuration", "specification", "invalid number")):
-        asked = {name: getattr(resources, name) for name in ("nodes", "gpus_per_node", "cpus_per_task", "memory")}
-        words = ", ".join(f"resources.{name}={value}" for name, value in asked.items() if value)
-        return f"; set {words} to what the machines of the partition have (sinfo)"
-    return ""
 
 
 def cancel_chain(home: Path) -> list[int]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imdm_dist.chain.chain import Chain, chain_yaml
+from imdm_dist.chain.chain import Chain, chain_yaml, load_chain, needed
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.remembered import freeze, remember, write_order
 from imdm_dist.chain.runner import make_stages, prepare_data
@@ -72,6 +72,23 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
             raise SystemExit(EXIT_STOPPED) from None
         except StageInterrupted:
             raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def make_stage(chain: str, stage: str, root: str) -> None:
+    """What the job of a stage does: make it with the job's processes; refuse if what it starts from is not whole.
+
+    Args:
+        chain: file of the chain, with all settings resolved.
+    """
+    loaded = load_chain(chain)
+    for name, folder in make_here(loaded, needed(loaded, stage), Path(root), only=True).items():
+        print(f"{name}: {folder}")
+
+
+def pack_data(chain: str) -> None:
+    """What the job before those of the stages does: pack the text."""
+    loaded = load_chain(chain)
+    prepare_data(loaded, loaded.stages)
 
 
 def _tasks() -> int:

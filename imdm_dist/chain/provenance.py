@@ -26,7 +26,7 @@ def provenance(folder: Path | str) -> str:
     folder = Path(folder)
     if read_completion(folder) is None:
         raise ValueError(
-            f"{folder} has no {COMPLETION}: give the folder of a whole stage, such as tools/pipeline.py lists"
+            f"{folder} has no {COMPLETION}: give the folder of a whole stage, such as imdm_dist status lists"
         )
     return "\n".join(_history(folder, 0, {}))
 

@@ -25,12 +25,20 @@ Executor = Callable[[Stage, Mapping[str, Path]], None]
 """Executes a stage in the folder of its name; in this process, or by starting others."""
 
 
-def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dict[str, Path]:
+def run_chain(
+    chain: Chain,
+    root: Path | str,
+    workers: int | None = None,
+    stages: Sequence[Stage] | None = None,
+    only: bool = False,
+) -> dict[str, Path]:
     """Run what is missing of a chain, in this process.
 
     Args:
         root: folder of all runs; the chain gets a folder in it.
         workers: rollout processes for couplings, 1 or more; one a core or GPU if not given.
+        stages: some of its stages, each with all that it starts from; all if not given.
+        only: make the last one alone; refuse if what it starts from is not whole.
 
     Returns:
         Folder of every stage by name. The same is written to chain.json in the chain's folder.
@@ -41,16 +49,18 @@ def run_chain(chain: Chain, root: Path | str, workers: int | None = None) -> dic
     """
     if (ranks := place_of_this_process().world) > 1:
         raise ValueError(
-            f"a chain runs in one process, this is one of {ranks}: start tools/train.py under the launcher, "
-            "or the chain by tools/pipeline.py"
+            f"a chain runs in one process, this is one of {ranks}: start imdm_dist train under the launcher, "
+            "or the chain by imdm_dist run --processes N"
         )
     worker_count(workers)  # what is wrong is said before anything runs
     found = survey(chain, Path(root) / chain.name, quick=True)
-    todo = [stage for stage in chain.stages if found[stage.name].state != "whole"]
+    stages = chain.stages if stages is None else stages
+    todo = [stage for stage in stages if found[stage.name].state != "whole"]
+    todo = todo[-1:] if only else todo
     preflight(chain, todo, Path(root), world=1, in_job=True)
     remember(Path(root) / chain.name, chain.overrides)
     prepare_data(chain, todo)
-    return make_stages(chain, chain.stages, root, lambda stage, folders: execute(chain, stage, folders, workers))
+    return make_stages(chain, stages, root, lambda stage, folders: execute(chain, stage, folders, workers), only)
 
 
 def execute(chain: Chain, stage: Stage, folders: Mapping[str, Path], workers: int | None = None) -> None:
@@ -94,7 +104,7 @@ def make_stages(
         if only and stage is not stages[-1] and found.state != "whole":
             raise ValueError(
                 f"stage {stages[-1].name} starts from {stage.name}, which is {found.state} ({found.why}): "
-                "tools/pipeline.py run makes it"
+                "imdm_dist run makes it"
             )
         folders[stage.name] = found.folder
         digests[stage.name] = found.digest if found.state == "whole" else _make(found, folders, execute)

@@ -42,8 +42,8 @@ def _settings_of(path: str | Path) -> dict[str, Any]:
     content = read_yaml(path)
     if "stages" in content:
         raise ValueError(
-            f"{path} is a chain of stages, not the settings of one run: give it to tools/run_chain.py or "
-            "tools/pipeline.py, or take a file of settings such as configs/embedded.yaml"
+            f"{path} is a chain of stages, not the settings of one run: give it to imdm_dist run, "
+            "or take a file of settings such as configs/embedded.yaml"
         )
     return content
 

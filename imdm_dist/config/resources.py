@@ -53,8 +53,7 @@ class ResourcesConfig:
     memory: str = setting("", shapes=False)
     """Memory of each machine, such as 200G; empty leaves it to the site."""
     time: str = setting("", shapes=False)
-    """Time limit of a job, as sbatch reads it (24:00:00), but not as minutes:seconds; empty is the partition's, and a
-    day with Submitit."""
+    """Time limit of a job, as sbatch reads it (24:00:00), but not as minutes:seconds; empty is the partition's."""
     partition: str = setting("", shapes=False)
     """Partition; empty is the site's default."""
     account: str = setting("", shapes=False)

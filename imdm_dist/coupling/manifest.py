@@ -167,7 +167,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     plan = read_plan(folder)
     if plan is None:
-        raise ValueError(f"no coupling in {folder}: make one with tools/gen_coupling.py or give another folder")
+        raise ValueError(f"no coupling in {folder}: make one with imdm_dist couple or give another folder")
     manifest = manifest_of(folder)
     if manifest is None:
         shards = plan["shards"]

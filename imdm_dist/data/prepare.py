@@ -77,7 +77,7 @@ def build_once(
     if there():
         return folder
     if not may_build:
-        raise NotPreparedError(f"not made yet: {what}; run tools/prepare_data.py")
+        raise NotPreparedError(f"not made yet: {what}; run imdm_dist prepare-data")
     try:
         with leaving_at_signals():
             _build(folder, what, build, there)
@@ -226,7 +226,7 @@ def prepare(config: DataConfig, may_build: bool = True) -> Dataset:
     """
     cache = Path(config.cache)
     if not may_build and not cache.exists():  # before every byte of the text is hashed for nothing
-        raise NotPreparedError(f"not made yet: all of {cache}; run tools/prepare_data.py")
+        raise NotPreparedError(f"not made yet: all of {cache}; run imdm_dist prepare-data")
     if config.source == "synthetic":
         return _synthetic(cache, may_build)
     if config.length < 3:

@@ -178,7 +178,7 @@ def unusable(name: str, error: Exception) -> ValueError:
     """What to say of an evaluator that does not load."""
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"evaluator {name} cannot be loaded ({cause}): train one with tools/train_evaluator.py or name another"
+        f"evaluator {name} cannot be loaded ({cause}): train one with imdm_dist train-evaluator or name another"
     )
 
 

@@ -1,16 +1,15 @@
-"""Starts a Python program in every process of a job: `python -m imdm_dist.launch tools/train.py runs/teacher ...`."""
+"""Starts a Python program in every process of a job: `python -m imdm_dist.launch -m imdm_dist train RUN ...`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from imdm_dist.cli import guarded
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED, heed_signals
+from imdm_dist.signals import heed_signals
 
 EXAMPLE = """example, in a batch script:
-  python -m imdm_dist.launch tools/train.py runs/teacher --config configs/embedded.yaml
+  python -m imdm_dist.launch -m imdm_dist train runs/teacher --config configs/embedded.yaml
 The program's processes meet on a free port. The warning before the time limit or a preemption is passed on to them;
 when they have saved and stopped (exit code 75), the job goes back to the queue. So it does when one of them dies of
 anything but what the user has to mend (exit code 2): --restarts times without a new checkpoint in the --folder."""
@@ -28,44 +27,21 @@ def main() -> int:
     parser.add_argument("--apart", action="store_true", help="the end of one process is no reason to end the others")
     parser.add_argument("--restarts", type=int, default=0, metavar="N", help="after a crash, in a row (default: 0)")
     parser.add_argument("--folder", type=Path, help="of the run, in which progress is looked for and restarts counted")
-    parser.add_argument("program", nargs=argparse.REMAINDER, help="a script, or -m and a module, and its arguments")
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="a module in place of a script")
+    parser.add_argument("program", nargs=argparse.REMAINDER, help="a script, unless there is a -m, and its arguments")
     arguments = parser.parse_args()
-    if not arguments.program:
-        parser.error("name a program, such as tools/train.py")
+    program = [*(["-m", arguments.module] if arguments.module else []), *arguments.program]
+    if not program:
+        parser.error("name a program, such as -m imdm_dist train")
     heed_signals()
-    from imdm_dist.launch import slurm
-    from imdm_dist.launch.driver import Driver, StageCrashed, StageInterrupted, StageStopped, back_to_the_queue
-    from imdm_dist.launch.restarts import restart
-
     for name in ("local", "restarts"):
         if (value := getattr(arguments, name)) < 0:
             raise ValueError(f"--{name} is {value}: give 0 or more")
     if arguments.restarts and not (arguments.folder or arguments.apart):
         raise ValueError("--restarts goes with --folder, or with --apart: name the run's folder")
-    if not arguments.local:
-        slurm.need_allocation()
-    with Driver(arguments.local, arguments.folder and arguments.folder / "logs") as driver:
-        try:
-            # Processes that do not wait for each other start again in place: what they share may be whole by then.
-            for left in range(arguments.restarts if arguments.apart else 0, -1, -1):
-                try:
-                    driver.run(arguments.program, apart=arguments.apart)
-                    break
-                except StageCrashed as error:
-                    if not left:
-                        raise
-                    print(f"{error}; started again", file=sys.stderr)
-        except StageStopped:
-            if not arguments.local and not driver.presses:
-                back_to_the_queue()
-            return EXIT_STOPPED
-        except StageInterrupted:
-            return EXIT_INTERRUPTED
-        except StageCrashed as error:
-            if arguments.local or arguments.apart or not arguments.restarts:
-                raise
-            restart(error, arguments.folder, arguments.folder / "logs", arguments.restarts)
-    return 0
+    from imdm_dist.launch.job import run_job
+
+    return run_job(program, arguments.local, arguments.apart, arguments.restarts, arguments.folder)
 
 
 if __name__ == "__main__":

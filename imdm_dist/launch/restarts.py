@@ -1,4 +1,4 @@
-"""A job of which a process died goes back to the queue, but not for ever; as a module, for Submitit's batch script.
+"""A job of which a process died goes back to the queue, but not for ever.
 
 What is wrong with a machine is often right on the next one, or the next time; a fault of the program is not. So the
 restarts without progress are counted, in a file beside the logs: SLURM's own count has time limits and preemptions in
@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from imdm_dist.cli import guarded
 from imdm_dist.files import read_record, write_json
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import StageCrashed, back_to_the_queue, still_runs
@@ -56,19 +55,3 @@ def progress(folder: Path) -> str:
     """What is there of a run or a coupling: its newest checkpoint and the number of its shards."""
     newest = max((path.name for path in folder.glob("step-*")), default="no checkpoint")
     return f"{newest}, {len(list(folder.glob('shard-*.parquet')))} shards"
-
-
-def refusal(folder: Path) -> Path:
-    """A file that says that a run's last job by Submitit ended by what the user has to mend."""
-    return folder / "logs" / "refused"
-
-
-def main() -> None:
-    """Put this job back into the queue: `python -m imdm_dist.launch.restarts FOLDER RESTARTS`."""
-    folder, restarts = Path(sys.argv[1]), int(sys.argv[2])
-    if not refusal(folder).exists():
-        restart(StageCrashed("a process of this job died: see its logs"), folder, folder / "logs", restarts)
-
-
-if __name__ == "__main__":
-    guarded(main)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.time_limit import minutes_of, only_requeues
@@ -86,8 +85,7 @@ def call(command: Sequence[str], env: dict[str, str] | None = None) -> str:
         ValueError: there is no such command here, or it fails; the message is the command's own.
     """
     done = _answer(command, env)
-    if done.returncode == -signal.SIGPIPE and command[0] != "sbatch":
-        # A busy slurmctld closed the connection on it. A second sbatch might be a second job.
+    if done.returncode == -signal.SIGPIPE:  # a busy slurmctld closed the connection on it
         done = _answer(command, env)
     if done.returncode != 0:
         said = " ".join(done.stderr.replace(f"{command[0]}: error: ", "").split())
@@ -106,27 +104,6 @@ def _answer(command: Sequence[str], env: dict[str, str] | None) -> subprocess.Co
         ) from None
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} did not answer for {WAITS_S} s: try again when SLURM does") from None
-
-
-def submit(options: Sequence[str], script: str, arguments: Sequence[str], env: dict[str, str]) -> int:
-    """Submit a batch script; returns the job's id.
-
-    Raises:
-        ValueError: SLURM refuses it; the message says why.
-    """
-    said = call(["sbatch", "--parsable", *options, script, *arguments], {**os.environ, **env})
-    return int(said.strip().split("\n")[-1].partition(";")[0])
-
-
-def log_pattern(path: Path) -> str:
-    """A log's path as sbatch's --output reads it, before what is to stand for the job's numbers is put behind it.
-
-    Raises:
-        ValueError: it cannot be written so that SLURM reads it as it is.
-    """
-    if "\\" in str(path):
-        raise ValueError(f"{path} has a \\, which SLURM does not take in the name of a log: name another folder")
-    return str(path).replace("%", "%%")
 
 
 def queue() -> list[Job]:

@@ -63,7 +63,7 @@ def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any
     if not (folder / "state.json").exists() and not any(folder.glob(PATTERN)):
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
-            "made into one by tools/import_checkpoint.py"
+            "made into one by imdm_dist import"
         )
     return glance(folder, {None: "", "ema": "ema", "raw": "weights"}[weights]).state
 

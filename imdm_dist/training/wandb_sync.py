@@ -126,7 +126,7 @@ def mirror_mode(wanted: Mode) -> Mode:
 
 def go_offline(cause: str) -> Mode:
     """Say that a run is recorded offline; returns that mode."""
-    print(f"train.wandb=online, but {cause}: recorded offline, tools/sync_wandb.py sends it later", file=sys.stderr)
+    print(f"train.wandb=online, but {cause}: recorded offline, imdm_dist sync sends it later", file=sys.stderr)
     return "offline"
 
 

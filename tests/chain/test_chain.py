@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from imdm_dist.chain import load_chain, run_chain
-from imdm_dist.chain.chain import chain_yaml
+from imdm_dist.chain.chain import chain_yaml, needed
 from imdm_dist.chain.jobs import read_jobs
 from imdm_dist.chain.remembered import remember, remembered
 from imdm_dist.chain.status import status
@@ -118,6 +118,16 @@ def test_a_second_run_does_nothing(home, folders):
     before = stamps(home / "runs")
     assert run(home) == folders
     assert stamps(home / "runs") == before
+
+
+def test_a_part_of_a_chain_is_made(home, folders, tmp_path):
+    chain = load_chain(home / "chain.yaml")
+    before = stamps(home / "runs")
+    parts = run_chain(chain, home / "runs", 1, needed(chain, "pairs"))
+    assert parts == {name: folders[name] for name in ("teacher", "sdtt", "pairs")}
+    assert stamps(home / "runs") == before
+    with pytest.raises(ValueError, match="stage pairs starts from teacher, which is missing"):
+        run_chain(chain, tmp_path, 1, needed(chain, "pairs"), only=True)
 
 
 def test_a_changed_setting_redoes_its_stage_and_those_after_it(home, folders):
@@ -277,7 +287,7 @@ def test_workers_below_one_are_refused_before_anything_runs(home, tmp_path, work
 def test_a_launcher_of_several_processes_is_refused(home, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="one of 2: start tools/train.py under the launcher"):
+    with pytest.raises(ValueError, match="one of 2: start imdm_dist train under the launcher"):
         run_chain(load_chain(home / "chain.yaml"), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

@@ -21,7 +21,7 @@ import yaml
 
 from imdm_dist.chain import load_chain, run_chain
 from imdm_dist.chain.chain import needed
-from imdm_dist.chain.cluster import job_text, sbatch_options
+from imdm_dist.chain.cluster import job_text
 from imdm_dist.chain.jobs import stage_key
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.provenance import provenance
@@ -36,7 +36,7 @@ from imdm_dist.config.run import load_run
 from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.coupling.progress import progress
 from imdm_dist.launch import slurm
-from imdm_dist.launch.submit import slurm_parameters
+from imdm_dist.launch.submission import submit
 from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.loop import train
 from tests.cluster import tiny
@@ -338,9 +338,9 @@ def test_a_run_goes_on_by_its_folders_name(home, tmp_path, capsys):
 
 def test_a_chain_is_no_run(home):
     chain = home / f"{tiny.NAME}.yaml"
-    with pytest.raises(ValueError, match="is a chain of stages, not .*: give it to tools/run_chain.py or tools/pipe"):
+    with pytest.raises(ValueError, match="is a chain of stages, not .*: give it to imdm_dist run, or take"):
         load_run(home / "new", str(chain), [])
-    with pytest.raises(ValueError, match="unknown key .*; settings of one run go to tools/train.py --config"):
+    with pytest.raises(ValueError, match="unknown key .*; settings of one run go to imdm_dist train --config"):
         load_chain(ROOT / "configs" / "embedded.yaml")
 
 
@@ -430,18 +430,17 @@ def test_a_key_changes_with_what_is_made_and_not_with_how(home):
     assert key(stage="teacher") == key("redi/optimizer.lr=2e-3", stage="teacher")
 
 
-def test_resources_as_sbatch_and_submitit_read_them():
+def test_resources_as_sbatch_reads_them():
     resources = ResourcesConfig(
         nodes=2, gpus_per_node=8, time="1-12:30:00", partition="long", sbatch=("--constraint=h100", "--exclusive")
     )
-    options = sbatch_options(resources)
-    assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-12:30:00"} <= set(options)
-    assert {"--signal=B:USR1@300", "--requeue", "--open-mode=append", "--constraint=h100"} <= set(options)
-    assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(sbatch_options(resources, one=True))
-    words = slurm_parameters(resources, Path("run"))
-    assert (words["time"], words["nodes"], words["ntasks_per_node"]) == (36 * 60 + 30, 2, 8)
-    assert [slurm_parameters(ResourcesConfig(time=time), Path("run"))["time"] for time in ("", "0")] == [24 * 60, 0]
-    assert words["additional_parameters"] == {"requeue": True, "constraint": "h100", "exclusive": True}
+    options = set(tiny.sbatch_options(resources))
+    assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-12:30:00"} <= options
+    assert {"--signal=B:USR1@300", "--requeue", "--open-mode=append", "--constraint=h100", "--exclusive"} <= options
+    assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(tiny.sbatch_options(resources, one=True))
+    for limit, asked in (("", set()), ("0", {"--time=0"})):
+        found = tiny.sbatch_options(ResourcesConfig(time=limit))
+        assert {option for option in found if option.startswith("--time")} == asked
 
 
 @pytest.mark.parametrize(
@@ -497,6 +496,7 @@ def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path)
 
 
 def test_a_command_of_slurm_that_lost_its_connection_is_given_again(tmp_path, monkeypatch):
+    (tmp_path / "srun").touch(0o755)
     for name in ("squeue", "sbatch"):
         (tmp_path / name).write_text(
             f"#!/bin/sh\ncd {tmp_path}\n[ -e seen-{name} ] && echo fine && exit\ntouch seen-{name}; kill -PIPE $$\n"
@@ -504,12 +504,12 @@ def test_a_command_of_slurm_that_lost_its_connection_is_given_again(tmp_path, mo
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert slurm.call(["squeue"]) == "fine\n"
-    with pytest.raises(ValueError, match="sbatch refused: exit code -13"):  # it may have been taken
-        slurm.call(["sbatch"])
+    with pytest.raises(ValueError, match="SLURM refused the job"):  # it may have been taken, so it is not given again
+        submit(print, ResourcesConfig(), tmp_path / "run", "name")
 
 
 def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):
-    (tmp_path / "fail.py").write_text("import sys; sys.exit('error: no such thing')")
+    (tmp_path / "fail.py").write_text("import os; os.write(2, b'error: no such thing\\n'); os._exit(1)")
     process = start(["-m", "imdm_dist.launch", "--local", "2", "fail.py"], tmp_path)
     said = set(process.communicate(timeout=120)[0].decode().splitlines())
     end = "error: its processes ended with exit code 1: see the messages above"

@@ -17,10 +17,10 @@ import yaml
 
 from imdm_dist.chain import load_chain, run_chain
 from imdm_dist.chain.chain import Chain
-from imdm_dist.chain.cluster import sbatch_options, submit_chain
+from imdm_dist.chain.cluster import submit_chain
 from imdm_dist.chain.stages.train import check_run
 from imdm_dist.config import InputsConfig, to_yaml
-from imdm_dist.launch.submit import submit
+from imdm_dist.launch.submission import submit_run
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 
@@ -72,10 +72,13 @@ def refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Callable[[Chai
         ("nodes=8", "stage redi: partition main has 4 machines, resources.nodes=8: set it to 4 or fewer"),
         (
             "gpus_per_node=9",
-            "stage redi: sbatch refused: .*; set .*resources.gpus_per_node=9.* to what the machines .* have",
+            "stage redi: SLURM refused the job: .*; set .*resources.gpus_per_node=9.* to what the machines .* have",
         ),
-        ("memory=2T", "stage redi: sbatch refused: .*; set .*resources.memory=2T.* to what the machines .* have"),
-        ("sbatch=[--nonsense]", "stage redi: sbatch refused: .*nonsense"),
+        (
+            "memory=2T",
+            "stage redi: SLURM refused the job: .*; set .*resources.memory=2T.* to what the machines .* have",
+        ),
+        ("sbatch=[--nonsense]", "stage redi: SLURM refused the job: .*nonsense"),
     ],
 )
 def test_machines_that_are_not_there(
@@ -105,11 +108,11 @@ def test_what_submitit_is_asked_for(cluster: Cluster, home: Path, tmp_path: Path
     for change, message in (
         ({"partition": "nowhere"}, "there is no partition nowhere"),
         ({"nodes": 5}, "partition main has 4 machines"),
-        ({"gpus_per_node": 9}, "SLURM refused the job: .*not available.*; change resources"),
+        ({"gpus_per_node": 9}, "SLURM refused the job: .*not available.*; set .*resources.gpus_per_node=9"),
     ):
         asked = replace(config, resources=replace(config.resources, **change))
         with pytest.raises(ValueError, match=message):
-            submit(asked, tmp_path / "run", local=False)
+            submit_run(asked, tmp_path / "run", local=False)
     assert not cluster.run(["squeue", "--noheader"]).stdout
 
 
@@ -179,8 +182,8 @@ def test_a_job_refuses_in_its_first_seconds(
     before = set(tmp_path.rglob("*"))
     jobs = {}
     for message, (chain, where, override) in attempts.items():
-        options = [*sbatch_options(tiny.RANKS), f"--output={tmp_path}/%j.log", tiny.ROOT / "slurm" / "stage.sh"]
-        arguments = [chain, "--stage", "redi", "--root", where, *filter(None, [override])]
+        options = [*tiny.sbatch_options(tiny.RANKS), f"--output={tmp_path}/%j.log", tiny.ROOT / "slurm" / "stage.sh"]
+        arguments = [chain, "redi", "--root", where, *filter(None, [override])]
         python = {"IMDM_PYTHON": str(unprivileged)} if where.name == "closed" else {}
         jobs[cluster.sbatch([*options, *arguments], env=tiny.JOB | python, cwd=tmp_path)] = message
     for job, message in jobs.items():

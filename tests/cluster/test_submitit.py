@@ -17,7 +17,7 @@ from tests.cluster.jobs import Cluster
 STEPS = 400
 TOOL = tiny.ROOT / "tools" / "submit.py"
 RESOURCES = ["--nodes=2", "--tasks-per-node=1", "--gpus-per-node=1", "--time=60"]
-"""Two processes. Submitit tells a preemption from the time limit by the clock, for limits above ten minutes."""
+"""Two processes."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_preempted_twice(cluster: Cluster, config: Path, local: Path) -> None:
     job = said.split("job ")[1].split(";")[0]
     cluster.until(lambda: len(steps(folder)) >= 5, "training is under way", 120, job)
     # The signal alone, as by a site that has other means, then a job with more right to the nodes.
-    cluster.signal(job, "USR2", to="steps")
+    cluster.signal(job, "USR1", to="batch")
     cluster.wait_restart(job, 1, 120)
     done = len(steps(folder))
     assert done < STEPS // 2
@@ -77,7 +77,14 @@ def test_preempted_twice(cluster: Cluster, config: Path, local: Path) -> None:
 
 def test_a_dry_run_prints_the_script(cluster: Cluster, config: Path, tmp_path: Path) -> None:
     script = submit(cluster, tmp_path / "run", config, [*RESOURCES, "--dry-run", "resources.sbatch=[--constraint=x]"])
-    for line in ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--signal=USR2@20", "--time=60", "--requeue"):
+    for line in (
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=1",
+        "--signal=B:USR1@20",
+        "--time=60",
+        "--requeue",
+    ):
         assert f"#SBATCH {line}\n" in script
     assert "#SBATCH --constraint=x\n" in script
     assert "submitit.core._submit" in script

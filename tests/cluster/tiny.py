@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from imdm_dist.chain.cluster import sbatch_options
 from imdm_dist.config import ResourcesConfig
+from imdm_dist.launch.submission import script
 from tests.cluster.jobs import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -65,10 +65,17 @@ def chain(home: Path, **base: Any) -> Path:
     return path
 
 
+def sbatch_options(resources: ResourcesConfig, one: bool = False) -> list[str]:
+    """What a job with these resources asks for, but for its name and its log."""
+    lines = script(resources, Path("run"), one).splitlines()
+    given = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
+    return [option for option in given if not option.startswith(("--job-name", "--output"))]
+
+
 def submit_stage(cluster: Cluster, chain: Path, stage: str, root: Path, *more: str) -> str:
     """Submit a job that makes a stage and what it starts from, as the scripts in slurm/ do; returns its id."""
     root.mkdir(parents=True, exist_ok=True)
-    arguments = [ROOT / "slurm" / "stage.sh", chain, "--stage", stage, "--root", root, *more]
+    arguments = [ROOT / "slurm" / "stage.sh", chain, stage, "--root", root, *more]
     options = [option for option in sbatch_options(RANKS) if not option.startswith("--time")]
     return cluster.sbatch([*options, f"--output={root}/job-%j.log", *arguments], env=JOB, cwd=root)
 

@@ -43,6 +43,7 @@ def test_help_has_an_example(tool, tmp_path):
     done = call(tmp_path, tool, "--help")
     assert done.returncode == 0
     assert f"python tools/{tool}" in done.stdout
+    assert "\n  imdm_dist " in done.stdout or tool == "pipeline.py"
 
 
 def test_help_waits_for_no_heavy_library(tmp_path):

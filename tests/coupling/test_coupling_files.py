@@ -246,7 +246,7 @@ def test_what_a_power_cut_leaves_of_the_lists_is_made_again(tmp_path: Path, cont
 
 
 def test_unfinished_and_missing_couplings_say_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no coupling in .*: make one with tools/gen_coupling.py"):
+    with pytest.raises(ValueError, match="no coupling in .*: make one with imdm_dist couple"):
         Coupling.open(tmp_path)
     make(tmp_path)
     (tmp_path / "manifest.json").unlink()

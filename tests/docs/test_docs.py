@@ -30,6 +30,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*DOCS, ROOT / "README.md"]
 BLOCK = re.compile(r"(?:<!-- test: (?P<note>[^\n]*?) -->\n)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 SECTIONS = {name for name, _ in settings(Config) if "." not in name}
+PROGRAM = "imdm_dist"
 FILES = (".gz", ".json", ".jsonl", ".md", ".npy", ".parquet", ".py", ".safetensors", ".txt", ".yaml")
 
 
@@ -41,14 +42,20 @@ def page_name(path: Path) -> str:
 
 
 def _work(code: str, arguments: list[str], home: str, environment: dict[str, str], log: str) -> None:
-    """Run a tool, or python source if there are no arguments, in a process of its own that is warm already."""
+    """Run a tool, or python source if there are no arguments, in a process of its own that is warm already.
+
+    Args:
+        code: a tool's path, `imdm_dist`, or source.
+    """
     output = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.chdir(home)
     os.environ |= environment
     sys.argv = arguments
-    if arguments:
+    if code == PROGRAM:
+        runpy.run_module(code, run_name="__main__", alter_sys=True)
+    elif arguments:
         sys.path.insert(0, str(Path(code).parent))
         runpy.run_path(code, run_name="__main__")
     else:
@@ -130,18 +137,20 @@ class Reader:
         if words[0] == "export":
             name, _, value = words[1].partition("=")
             self.environment[name] = value.replace("~", str(self.home), 1)
-        elif words[0] == "python":
-            target = words.pop() if words[-2] == ">" else None
-            script, arguments = ROOT / words[1], [*words[2 : -1 if target else None], *shlex.split(note)]
-            assert script.is_file(), f"{command}: there is no {words[1]}"
-            said = self.run(str(script), [str(script), *arguments])
+        elif words[0] in (PROGRAM, "python"):
+            target = words.pop() if words[-2:-1] == [">"] else None
+            program = PROGRAM
+            if words.pop(0) == "python":
+                program = str(ROOT / words.pop(0))
+                assert Path(program).is_file(), f"{command}: there is no {Path(program).relative_to(ROOT)}"
+            said = self.run(program, [program, *words[: -1 if target else None], *shlex.split(note)])
             if target:
                 (self.home / target).write_text(said)
         elif words[0] == "torchrun":
-            script = words.index(next(word for word in words if word.startswith("tools/")))
-            words[script] = str(ROOT / words[script])
+            assert words[3:5] == ["-m", PROGRAM], f"{command}: what else is to be launched?"
             launcher = [sys.executable, "-m", "torch.distributed.run", *words[1:], *shlex.split(note)]
-            subprocess.run(launcher, cwd=self.home, env=os.environ | self.environment, check=True, timeout=180)
+            environment = os.environ | self.environment | {"PYTHONPATH": str(ROOT)}
+            subprocess.run(launcher, cwd=self.home, env=environment, check=True, timeout=180)
         else:
             subprocess.run(["bash", "-ec", command], cwd=self.home, check=True, timeout=60)
 
@@ -179,7 +188,9 @@ def test_commands_run(page: Path, warm: multiprocessing.context.ForkServerContex
 def test_a_command_that_fails_is_noticed(warm: multiprocessing.context.ForkServerContext, tmp_path: Path) -> None:
     reader = Reader(warm, tmp_path)
     with pytest.raises(AssertionError, match="did you mean train.steps"):
-        reader.type("python tools/show_config.py train.stps=1", "")
+        reader.type("imdm_dist config train.stps=1", "")
+    with pytest.raises(AssertionError, match="did you mean config"):
+        reader.type("imdm_dist confgi", "")
     with pytest.raises(AssertionError, match="there is no tools/nothing.py"):
         reader.type("python tools/nothing.py", "")
     with pytest.raises(subprocess.CalledProcessError):
@@ -223,11 +234,11 @@ def test_settings_are_found() -> None:
     assert list(named_settings(text)) == ["train.steps", "model.mask.kind", "data.x"]
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "tools").glob("*.py"))], ids=page_name)
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / PROGRAM / "commands").glob("*.py"))], ids=page_name)
 def test_what_means_something_to_a_shell_is_in_quotes(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     code = [block["code"] for block in BLOCK.finditer(text)] if page.suffix == ".md" else [text]
-    lines = [line for block in code for line in block.replace("\\\n", " ").splitlines() if "python tools/" in line]
+    lines = [line for block in code for line in block.replace("\\\n", " ").splitlines() if f"{PROGRAM} " in line]
     for line in lines:
         bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
         assert not re.search(r"=\S*[\[\]*?{}]", bare), f"{page.name}: zsh does not take {line.strip()}"

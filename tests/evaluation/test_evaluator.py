@@ -210,7 +210,7 @@ def test_the_hub_is_asked_once_for_an_evaluator(
 
 
 def test_errors_name_the_remedy(tmp_path: Path, data: tuple[TokenFile, TokenFile]) -> None:
-    with pytest.raises(ValueError, match="there is no such folder.: train one with tools/train_evaluator.py"):
+    with pytest.raises(ValueError, match="there is no such folder.: train one with imdm_dist train-evaluator"):
         load_causal_lm(tmp_path / "nothing")
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_causal_lm(tmp_path)

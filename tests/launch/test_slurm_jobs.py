@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -29,9 +30,9 @@ from imdm_dist.coupling.progress import progress
 from imdm_dist.data import prepare
 from imdm_dist.launch import slurm
 from imdm_dist.launch.__main__ import main
-from imdm_dist.launch.restarts import count_crash, refusal
+from imdm_dist.launch.restarts import count_crash
 from imdm_dist.launch.restarts import progress as made
-from imdm_dist.launch.submit import script, submitted_before
+from imdm_dist.launch.submission import script, submit_run, submitted_before
 from imdm_dist.signals import EXIT_STOPPED, SIGNALS
 from imdm_dist.training.heartbeat import Pulse, write_heartbeat
 from tests.cluster import tiny
@@ -159,23 +160,23 @@ def tiny_chain(home: Path, *overrides: str) -> Chain:
     return load_chain(tiny.chain(home), overrides)
 
 
-@pytest.mark.parametrize("name", ["100%j", "a b", "co:lon", "new\nline", "%"])
+@pytest.mark.parametrize("name", ["100%x", "a b", "co:lon", "it's", "%"])
 def test_a_log_is_where_it_was_named(fake_slurm: FakeSlurm, tmp_path, name):
     submit_chain(tiny_chain(tmp_path), tmp_path / name)
     asked = (fake_slurm.folder / "sbatch-asked").read_text()
     place = str((tmp_path / name / "tiny" / "logs").resolve()).replace("%", "%%")
-    assert f"--output={place}/teacher-%j.log\n" in asked and f"--output={place}/pairs-%A_%a.log\n" in asked
-    assert f"--output={place}/prepare_data-%j.log\n" in asked
+    for log in ("teacher-%j", "pairs-%A_%a", "prepare_data-%j"):
+        assert f"--output={shlex.quote(f'{place}/{log}.log')}\n" in asked
 
 
 def test_a_path_that_cannot_be_named_is_refused(fake_slurm: FakeSlurm, tmp_path):
-    with pytest.raises(ValueError, match=r"back.slash.tiny has a \\, which SLURM does not take"):
-        submit_chain(tiny_chain(tmp_path), tmp_path / "back\\slash")
-    assert not fake_slurm.submitted
-    config = tiny_chain(tmp_path).stage("teacher").config
-    for name in ("50%", "back\\slash", "two\nlines"):
+    resources = tiny_chain(tmp_path).stage("teacher").config.resources
+    for name in ("100%j", "back\\slash", "two\nlines"):
         with pytest.raises(ValueError, match="take another folder"):
-            script(config, tmp_path / name)
+            submit_chain(tiny_chain(tmp_path), tmp_path / name)
+        with pytest.raises(ValueError, match="take another folder"):
+            script(resources, tmp_path / name)
+    assert not fake_slurm.submitted
     with pytest.raises(ValueError, match="is 300 bytes long: take 100 or fewer"):
         tiny_chain(tmp_path / "long", *[]) and load_chain(long_name(tmp_path))
 
@@ -204,6 +205,12 @@ def test_what_starts_from_a_coupling_waits_for_its_end_alone(fake_slurm: FakeSlu
     assert waits["sdtt"] == f"--dependency=afterok:{ids['prepare_data']}:{ids['teacher']}"
     assert waits["redi"] == f"--dependency=afterok:{ids['prepare_data']}:{ids['sdtt']},afterany:{ids['pairs']}"
     assert f"teacher: job {ids['teacher']}, 2.0 hours at most after" in capsys.readouterr().err
+
+
+def test_a_part_of_a_chain_is_submitted(fake_slurm: FakeSlurm, tmp_path):
+    chain = tiny_chain(tmp_path)
+    jobs = submit_chain(chain, tmp_path / "runs", stages=needed(chain, "sdtt"))
+    assert set(jobs) == {"prepare_data", "teacher", "sdtt"} and len(fake_slurm.submitted) == 3
 
 
 # Who is at work
@@ -304,9 +311,8 @@ def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path):
 
 def test_a_job_whose_inputs_are_not_whole_says_so(begun, tmp_path):
     chain = begun[0]
-    with pytest.raises(
-        ValueError, match=r"^stage redi starts from teacher, which is missing \(was never made\): tools/"
-    ):
+    said = r"^stage redi starts from teacher, which is missing \(was never made\): imdm_dist run makes it"
+    with pytest.raises(ValueError, match=said):
         make_stages(chain, needed(chain, "redi"), tmp_path, lambda stage, folders: None, only=True)
 
 
@@ -378,19 +384,24 @@ def test_processes_that_do_not_wait_for_each_other_start_again_in_place(hosts: F
     assert "ended with exit code 9: see the messages above; started again\n" in capfd.readouterr().err
 
 
-def test_a_job_of_submitit_of_which_a_process_died(hosts: FakeSlurm, tmp_path, monkeypatch):
+def test_a_submitted_run_of_which_a_process_died(hosts: FakeSlurm, tmp_path, monkeypatch):
+    """What Submitit runs in the batch script, here as SLURM would."""
     run = tmp_path / "a run"
-    (tmp_path / "job.sh").write_text(script(tiny_chain(tmp_path).stage("teacher").config, run))
+    config = tiny_chain(tmp_path, "resources.nodes=1").stage("teacher").config
+    job = submit_run(config, run, local=False)
+    assert job.paths.submission_file.exists()
     (hosts.folder / "srun").write_text("#!/bin/sh\nexit $CODE\n")
 
     def end(code: int) -> tuple[int, list[str]]:
-        done = subprocess.run(["bash", tmp_path / "job.sh"], env={**os.environ, "CODE": str(code)})
+        environment = {**os.environ, "CODE": str(code), "SLURM_JOB_ID": job.job_id, "SLURM_JOB_NODELIST": "node1"}
+        done = subprocess.run(["bash", job.paths.submission_file], env=environment)
         return done.returncode, hosts.asked
 
-    assert end(EXIT_STOPPED) == (EXIT_STOPPED, [])
-    assert end(137) == (137, ["scontrol requeue 7"])
-    refusal(run).touch()
-    assert end(1) == (1, ["scontrol requeue 7"])
+    again = f"scontrol requeue {job.job_id}"
+    assert end(0) == (0, [])
+    assert end(EXIT_STOPPED) == (EXIT_STOPPED, [again])
+    assert end(137) == (EXIT_STOPPED, [again, again])
+    assert end(2) == (2, [again, again])
 
 
 def test_crashes_are_counted_anew_after_progress(tmp_path):

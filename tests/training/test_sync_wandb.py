@@ -172,7 +172,7 @@ def test_without_a_network_a_run_is_recorded_offline_and_goes_on(tmp_path, no_ke
     assert train(tiny(tmp_path), run)
     said = [line for line in capsys.readouterr().err.splitlines() if "train.wandb=online" in line]
     assert said == [
-        "train.wandb=online, but https://w.b does not answer (no route): recorded offline, tools/sync_wandb.py sends "
+        "train.wandb=online, but https://w.b does not answer (no route): recorded offline, imdm_dist sync sends "
         "it later"
     ]
     (files,) = unsynced([tmp_path]).values()

@@ -95,5 +95,5 @@ def progress_line(folder: Path) -> str:
     """How far a coupling is, in a line."""
     there = progress(folder)
     if there is None:
-        raise ValueError(f"{folder} holds no coupling: give the folder that tools/gen_coupling.py writes to")
+        raise ValueError(f"{folder} holds no coupling: give the folder that imdm_dist couple writes to")
     return f"{there.text}; {duration(there.time_left)} left" if there.time_left else there.text

@@ -1,0 +1,1 @@
+"""The command `imdm_dist`: a file for each subcommand, listed in `main.py`."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,12 +51,14 @@ class Registry:
             ValueError: it stands for nothing, or its module lacks it.
         """
         module, attribute = self.place(name)
+        if name not in self.places and not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())  # as `python` does by itself, and an installed command does not
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(
                 f"{self.setting} is {name!r}, which cannot be imported ({error}): correct it, or put its folder on "
-                "PYTHONPATH"
+                "PYTHONPATH (the folder where you are is searched too)"
             ) from None
 
 

@@ -247,7 +247,9 @@ def test_what_means_something_to_a_shell_is_in_quotes(page: Path) -> None:
 @pytest.mark.parametrize("page", DOCS, ids=page_name)
 def test_settings_exist(page: Path) -> None:
     known = {name for name, _ in settings(Config)}
-    unknown = set(named_settings(page.read_text(encoding="utf-8"))) - known
+    text = page.read_text(encoding="utf-8")
+    own = set(re.findall(r"^    (\w+): \w+ = ", text, re.MULTILINE))  # of settings classes that the page writes
+    unknown = {name for name in set(named_settings(text)) - known if name.rpartition(".")[2] not in own}
     assert not unknown, f"{page.name} names settings that do not exist: {sorted(unknown)}"
 
 

@@ -1,6 +1,6 @@
 """Who does what in a run: ranks, and the data-parallel and tensor-parallel groups they form.
 
-Tensor-parallel groups are megatron-core's. Ranks that share a model are neighbours, so that they are on one node.
+Groups are megatron-core's. Ranks that share a model are neighbours, so that they are on one node.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Topology:
     def leave(self) -> None:
         """Give the groups back; the processes stay joined."""
         dist.destroy_process_group(self.control)
-        if self.tp > 1:
+        if self.world > 1:
             from imdm_dist.parallel.groups import leave_groups
 
             leave_groups()
@@ -119,8 +119,8 @@ def start(tensor_parallel: int, model: ModelConfig, place: Place | None = None) 
         raise
     place.join()
     tp_rank, tp_group, dp_group = 0, None, dist.group.WORLD
-    if tensor_parallel > 1:
-        from imdm_dist.parallel.groups import form_groups  # seconds to import, and of no use without
+    if place.world > 1:
+        from imdm_dist.parallel.groups import form_groups  # seconds to import, and of no use to one process
 
         tp_rank, tp_group, dp_group = form_groups(tensor_parallel)
     return Topology(

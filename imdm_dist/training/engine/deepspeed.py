@@ -59,7 +59,7 @@ class _TrainModule(nn.Module):
 
 
 def _mpu(topology: Topology) -> object | None:
-    if topology.tp == 1:
+    if topology.world == 1:
         return None
     from imdm_dist.parallel.groups import Mpu
 

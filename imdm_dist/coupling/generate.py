@@ -152,7 +152,12 @@ class _Job:
             if not missing:
                 self._show()
                 return
-            if not self._make_one_of(missing):
+            for shard in missing:
+                if claim := self.claims.acquire(Path(shard_name(shard)).stem):
+                    with claim:
+                        self._make(shard)
+                    break
+            else:
                 self._show(note=f"waiting for {len(missing)} shards of other workers")
                 time.sleep(self.claims.poll_s)
 
@@ -161,16 +166,6 @@ class _Job:
         if not self.bar.disable:
             self.bar.update(present_pairs(self.folder, self.config.shards, self.config.pairs) + in_hand - self.bar.n)
             self.bar.set_postfix_str(note, refresh=bool(note))
-
-    def _make_one_of(self, missing: list[int]) -> bool:
-        """Make the first of the missing shards that can be claimed; False if others work on all of them."""
-        for shard in missing:
-            claim = self.claims.acquire(Path(shard_name(shard)).stem)
-            if claim is not None:
-                with claim:
-                    self._make(shard)
-                return True
-        return False
 
     def _make(self, shard: int) -> None:
         path = self.folder / shard_name(shard)

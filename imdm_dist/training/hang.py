@@ -1,17 +1,14 @@
-"""The watchdog of a run: when no step ends any more, all ranks write their stacks and exit, instead of holding their
-nodes for ever.
+"""The watchdog of a run: when no step ends any more, all ranks write their stacks and exit.
 
 A thread of every rank counts the time since the loop's last sign of life: the end of a step, and the beginning of a
-micro-batch, an update, a validation or a save. When it is longer than train.hang_minutes, that rank tells the others
-through the launch's key-value store, where their failure watch finds it. Every rank writes the stacks of its threads to
-its log and notes in the store where it is; the first that noticed says in one line which rank came least far, and all
-exit with EXIT_HUNG. Where the store does not answer, since the rank that keeps it is frozen, every rank that notices
-says its line.
+micro-batch, an update, a validation or a save. When it is longer than train.hang_minutes, that rank says so in the
+launch's key-value store, where the failure watch of the others finds it. Every rank writes the stacks of its threads to
+its log and where it is to the store; the first that noticed says in one line which rank came least far; all exit with
+EXIT_HUNG. Where the store does not answer, as when the rank that keeps it is frozen, each that notices says its line.
 
 Until the first step has ended, START_MINUTES count if they are more: kernels are compiled and a checkpoint is read.
-What comes before, packing the data, is not watched; it may take hours. Time in which the process was suspended does not
-count. No checkpoint is written: nobody knows which step the weights amid a hang belong to, and the run goes on from the
-newest one.
+What comes before, packing the data, is not watched. Time in which the process was suspended does not count. No
+checkpoint is written: nobody knows which step the weights amid a hang belong to.
 
 Not found: a main thread that holds Python's lock for ever, since no other thread runs then. With several ranks the
 others find it; one process alone needs the time limit of its job.

@@ -2,9 +2,9 @@
 
 Every start of a training run leaves a part in its folder, `wandb/offline-run-TIME-ID`. All have the run's one id, by
 which W&B's own command puts them together: it sends the parts of a run in the order of their start, each once, and
-stops at one that fails. Three things it does not do, so they are done here. It looks for runs one folder deep. One part that
-cannot be read, such as one whose process was killed before its first line, keeps it from sending any. And it takes the
-part that a living run still writes for a failed one that is finished, and marks it as sent.
+stops at one that fails. What it does not do is done here. It looks for runs one folder deep. One part that cannot be
+read, such as that of a process which was killed before its first line, keeps it from sending any. And it takes the part
+that a living run still writes for one that has failed, and marks it as sent.
 """
 
 from __future__ import annotations

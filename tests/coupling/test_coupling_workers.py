@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -19,15 +18,13 @@ from torch import Tensor
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling import Coupling, generate, make_plan
 from imdm_dist.coupling import shard as shard_module
+from imdm_dist.coupling.generate import shard_order
 from imdm_dist.coupling.shard import shard_name
 from imdm_dist.files import hash_json
+from tests.forked import CONTEXT
 
 LENGTH, VOCAB, MASK = 6, 50, 49
 CONFIG = CouplingConfig(pairs=90, shards=24, steps=4, kind="plain", batch=2)
-
-CONTEXT = multiprocessing.get_context("forkserver")
-"""A server imports torch (and pandas, which pyarrow looks for) once; workers are forked off it in milliseconds."""
-CONTEXT.set_forkserver_preload(["imdm_dist.coupling", "pandas"])
 
 
 def work(folder: Path, nap_s: float, expiry_s: float = 90.0, die_writing: bool = False) -> None:
@@ -138,3 +135,9 @@ def test_the_claim_of_a_foreign_host_that_fell_silent_is_taken_over(tmp_path: Pa
     assert finish(start(tmp_path, expiry_s=0.5)) == [0]
     assert time.monotonic() - before >= 0.5
     assert content(tmp_path) == expected
+
+
+def test_workers_begin_with_shards_of_their_own_and_steal_at_the_end() -> None:
+    orders = [shard_order(8, worker, 3) for worker in range(3)]
+    assert orders == [[0, 3, 6, 7, 5, 4, 2, 1], [1, 4, 7, 6, 5, 3, 2, 0], [2, 5, 7, 6, 4, 3, 1, 0]]
+    assert shard_order(2, 4, 5) == [1, 0]  # more workers than shards

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.gpu_parts.report import Report
-from tests import test_sampler_law as law
+from tests.diffusion import test_sampler_law as law
 
 
 def run(report: Report) -> None:

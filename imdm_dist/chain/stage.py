@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from imdm_dist.chain.checks import Checks
 from imdm_dist.config import Config
-from imdm_dist.config.setting import meaning_of
+from imdm_dist.config.setting import default_of, meaning_of
 from imdm_dist.data.tokens import Tokens
 from imdm_dist.files import sha256_file
 from imdm_dist.planning.plan import CouplingPlan, Hardware, Plan
@@ -139,8 +139,8 @@ class Stage:
         alike = Counter(one.makes for one in inputs.values())
         told: dict[str, Any] = {}
         for key, own in self.own_fields().items():
-            value, one = getattr(self, key), inputs.get(key)
-            if one is None and meaning_of(own).shapes:
+            value, one, meaning = getattr(self, key), inputs.get(key), meaning_of(own)
+            if one is None and meaning.shapes and not (meaning.later and value == default_of(own)):
                 told[key] = list(value) if isinstance(value, tuple) else value
             elif one is not None and one.labelled:
                 told[key] = {label: digests[name] for label, name in value.items()}

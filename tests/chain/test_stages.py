@@ -48,6 +48,8 @@ class TokenCounts(Stage):
     """How many are listed."""
     shown: int = setting(0, shapes=False)
     """It shapes no result."""
+    least: int = setting(0, later=True)
+    """It came after the first results."""
     above: str = input_of("token counts")
     """A stage of the same kind whose tokens are left out."""
     below: str = input_of("token counts")
@@ -150,6 +152,8 @@ def test_a_stage_of_a_users_own_file(home: Path, tmp_path: Path, capsys: pytest.
     # Settings that it does not read do not.
     assert found(counted(home, tmp_path, "train.steps=9"), root).state == "whole"
     assert found(counted(home, tmp_path, shown=3), root).state == "whole"
+    assert "least" not in (found(chain, root).identity or {})
+    assert "least was nothing, is 3" in found(counted(home, tmp_path, least=3), root).why
     # A damaged result is made again.
     (folder / "counts.json").write_text("[]")
     assert found(chain, root).state == "damaged"

@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.local:
         check_idle(arguments.folder, submitted_before(arguments.folder))
     job = submit_run(config, arguments.folder, arguments.local)
-    limit = limit_text(config.resources.time)
-    print(f"job {job.job_id}; {limit}; logs in {job.paths.folder}", file=sys.stderr)
+    limit = f"; {limit_text(config.resources.time)}" if config.resources.time else ""
+    print(f"job {job.job_id}{limit}; logs in {job.paths.folder}", file=sys.stderr)
     if arguments.wait:
         left = f"see {job.paths.folder}" if arguments.local else "the job goes on without this command"
         with interrupted(lambda: left):

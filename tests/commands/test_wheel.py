@@ -77,8 +77,8 @@ def test_a_run_is_submitted(installed: Installed) -> None:
 def test_a_chain_is_submitted(installed: Installed, fake_slurm: FakeSlurm) -> None:
     (installed.home / "chain.yaml").write_text(CHAIN)
     installed.call("run", "chain.yaml", "--slurm", *TINY, "train.global_batch=8")
-    (asked,) = fake_slurm.submitted
-    assert "tiny.teacher" in asked[0]
-    (script,) = (installed.home / "runs" / "tiny" / "submitit").glob("*_submission.sh")
-    assert f"export PYTHONPATH={installed.site}" in script.read_text()
-    assert str(ROOT) not in script.read_text().replace(sys.prefix, "")
+    packing, training = fake_slurm.submitted
+    assert "tiny.prepare_data" in packing[0] and "tiny.teacher" in training[0]
+    for script in (installed.home / "runs" / "tiny" / "submitit").glob("*_submission.sh"):
+        assert f"export PYTHONPATH={installed.site}" in script.read_text()
+        assert str(ROOT) not in script.read_text().replace(sys.prefix, "")

@@ -93,7 +93,7 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
         parameters=sum(tensor.numel() for tensor in weights.values()),
         model={
             **to_dict(config.model),
-            "mask": model.mask.words(),
+            "mask": ", ".join(f"{name} {value}" for name, value in shape.model["mask"].items()),
             "vocab_size": shape.vocab_size,
             "mask_id": tokenizer.mask_id,
             "length": config.data.length,

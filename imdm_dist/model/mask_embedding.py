@@ -59,14 +59,10 @@ class MaskEmbedding(nn.Module, ABC):
     def offset(self, rows: MaskedRows) -> Tensor:
         """Offsets to E(m), [M, D]."""
 
-    @abstractmethod
-    def words(self) -> str:
-        """What it is, in a few words."""
-
     @classmethod
-    @abstractmethod
     def deduce(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        """Settings of the mask whose parameters these are, by name; None if they are not of this kind."""
+        """Settings of a published mask of this kind whose parameters these are, by name; None if they are no such."""
+        return None
 
     def add_to(self, h_BLD: Tensor, masked: MaskedRows | None) -> Tensor:
         """Token embeddings with the offsets added at masked positions, [B, L, D]."""
@@ -82,6 +78,6 @@ def build_mask(config: MaskConfig, hidden_dim: int) -> MaskEmbedding:
 
 
 def deduce_mask(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Settings of the section model.mask of a mask whose parameters are these, by name; none if no kind has such."""
+    """Settings of the section model.mask for a mask whose parameters these are, by name; without any the default's."""
     found = ((kind, MASKS.get(kind).deduce(tensors)) for kind in MASKS.names)
-    return next(({"kind": kind, **settings} for kind, settings in found if settings is not None), {})
+    return next(({"kind": kind, **settings} for kind, settings in found if settings), {"kind": MASKS.names[0]})

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from imdm_dist import draws
+from imdm_dist.config.model import MaskConfig
 from imdm_dist.draws import Purpose
 from imdm_dist.draws.philox import WORD, philox4x32
 
@@ -60,6 +61,31 @@ def test_law_of_the_noise(law):
         for point, beyond in ((1.0, 0.31731), (2.0, 0.0455), (3.0, 0.0027)):
             share = (noise.abs() > point).double().mean()
             assert abs(share - beyond) < 5 * math.sqrt(beyond / count)
+
+
+def test_bits_of_the_noise_stay_what_they_are():
+    keys = torch.tensor([5, -9]), torch.tensor([0, 3]), torch.tensor([0, 2])
+    numerators = (draws.noise(*keys, 5, "uniform") * 2**24).long().tolist()
+    assert numerators == [
+        [-7431905, -7120127, 6443263, -14376355, 8492323],
+        [-12374709, 10046551, 13902993, -15316737, -7686363],
+    ]
+    gaussian = torch.tensor([[-0.376229554, 1.554039836, 0.772799015], [0.615701556, -1.919088721, 0.407477319]])
+    assert torch.allclose(draws.noise(*keys, 3, "gaussian"), gaussian, atol=1e-6)
+
+
+def coin(seed_R, position_R, redraw_R, dim):
+    """A law of a user's own: -1 or 1."""
+    return ((draws.noise_words(seed_R, position_R, redraw_R, dim) >> 31) * 2 - 1).float()[:, :dim]
+
+
+def test_a_law_of_ones_own_goes_by_its_place():
+    seed_R, zero_R = torch.arange(2000), torch.zeros(2000, dtype=torch.int64)
+    law = "tests.draws.test_draws:coin"
+    noise = draws.noise(seed_R, zero_R, zero_R, 3, MaskConfig(law=law).law)
+    assert noise.shape == (2000, 3) and noise.abs().eq(1).all() and abs(noise.mean()) < 4 / math.sqrt(6000)
+    with pytest.raises(ValueError, match="model.mask.law is 'gausian': did you mean gaussian"):
+        MaskConfig(law="gausian")
 
 
 @pytest.mark.parametrize("neighbour", ["seed", "position", "redraw", "dimension", "purpose"])

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from imdm_dist.config.model import MaskConfig
-from imdm_dist.model import Backbone, build_backbone, masked_rows
+from imdm_dist.model import Backbone, MaskEmbedding, build_backbone, masked_rows
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.model.layers import capped_attention
+from imdm_dist.model.mask_embedding import build_mask, deduce_mask
 from tests.small import small_config, small_model
 
 GPT2, BERT = (50258, 50257), (30522, 103)
@@ -241,3 +242,30 @@ def test_output_bias_is_a_choice(output_bias):
     with torch.device("meta"):
         names = build_backbone(config, *GPT2).state_dict()
     assert ("vocab_embed.imdm_mlp.2.bias" in names) == output_bias
+
+
+class PositionMask(MaskEmbedding):
+    """A mask of a user's own: a learned vector, times the position."""
+
+    def __init__(self, config, hidden_dim):
+        super().__init__()
+        self.vector = torch.nn.Parameter(torch.zeros(hidden_dim))
+
+    def offset(self, rows):
+        return rows.position_M[:, None] * self.vector
+
+
+def test_a_mask_of_ones_own_goes_by_its_place():
+    model = small_model("tests.model.test_backbone:PositionMask")
+    assert model.get_parameter("vocab_embed.imdm_mlp.vector").any()
+    x = torch.tensor([[10, 1, 10, 2]])
+    h = model.hidden(x, masked_rows(x == 10, torch.arange(1)))
+    with torch.no_grad():
+        model.get_parameter("vocab_embed.imdm_mlp.vector").zero_()
+    assert not torch.allclose(h, model.hidden(x, masked_rows(x == 10, torch.arange(1))))
+
+
+@pytest.mark.parametrize(("kind", "told"), [("single", {}), ("infinite", {"noise_dim": 6, "output_bias": True})])
+def test_a_published_mask_is_known_by_its_parameters(kind, told):
+    mask = build_mask(MaskConfig(kind=kind, noise_dim=6, output_bias=True), 8)
+    assert deduce_mask(dict(mask.named_parameters())) == {"kind": kind, **told}

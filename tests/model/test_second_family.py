@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from imdm_dist.checkpoint.model import initialise, load_model
-from imdm_dist.config import Config, MaskConfig, from_dict, load_config, to_dict
+from imdm_dist.config import Config, MaskConfig, from_dict, load_config, shaping_settings, to_dict
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.interop import import_checkpoint
 from imdm_dist.model import build_backbone, masked_rows
@@ -51,6 +51,15 @@ def test_its_settings_are_those_of_its_class(tmp_path):
     assert from_dict(Config, to_dict(config)) == config
     with pytest.raises(ValueError, match="model.n_heads is read by model.family=dit"):
         config_of(tmp_path, "model.n_heads=4")
+
+
+def test_the_family_of_records_without_one_is_the_first():
+    record = to_dict(Config())
+    assert record["model"].pop("family") == "dit"
+    assert from_dict(Config, record) == Config()
+    names = {"size", "hidden_dim", "n_blocks", "n_heads", "cond_dim", "dropout", "attention_soft_cap", "mask"}
+    assert set(shaping_settings(Config(), "model")["model"]) == names  # stages keep their names
+    assert "family" in shaping_settings(Config(model=TinyConfig()), "model")["model"]
 
 
 def test_it_trains_and_goes_on_bit_for_bit(trained):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -28,12 +25,3 @@ class FiniteMask(MaskEmbedding):
     def offset(self, rows: MaskedRows) -> Tensor:
         """Offsets to E(m), [M, D]."""
         return nn.functional.embedding(self.state(rows), self.states)
-
-    def words(self) -> str:
-        """See `MaskEmbedding`."""
-        return f"finite, {self.n_states} states"
-
-    @classmethod
-    def deduce(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        """See `MaskEmbedding`."""
-        return {"n_states": len(tensors["states"])} if "states" in tensors else None

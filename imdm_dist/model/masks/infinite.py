@@ -37,10 +37,6 @@ class InfiniteMask(MaskEmbedding, nn.Sequential):
         noise_MK = draws.noise(rows.seed_M, rows.position_M, rows.redraw_M, self.noise_dim, self.law)
         return self(noise_MK.mul_(self.scale).to(next(self.parameters()).dtype))
 
-    def words(self) -> str:
-        """See `MaskEmbedding`."""
-        return f"infinite, noise of {self.noise_dim}"
-
     @classmethod
     def deduce(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """See `MaskEmbedding`."""

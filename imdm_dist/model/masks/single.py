@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -22,15 +19,6 @@ class SingleMask(MaskEmbedding):
     def offset(self, rows: MaskedRows) -> Tensor:
         """Zeros, [M, D]."""
         return torch.zeros(len(rows.flat_M), self.hidden_dim, device=rows.flat_M.device)
-
-    def words(self) -> str:
-        """See `MaskEmbedding`."""
-        return "single"
-
-    @classmethod
-    def deduce(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        """See `MaskEmbedding`."""
-        return None if tensors else {}
 
     def add_to(self, h_BLD: Tensor, masked: MaskedRows | None) -> Tensor:
         """The embeddings as they are."""

@@ -151,7 +151,8 @@ class _Ledger(TorchDispatchMode):
         self._number: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         for weight in weights:
             self._number[weight.untyped_storage()] = -1
-            weight.register_post_accumulate_grad_hook(self._drop_gradient)
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(self._drop_gradient)
 
     def note(self, moment: str, tensor: Tensor) -> None:
         """Mark a moment, at which a tensor is there; of two by one name the later counts."""

@@ -48,8 +48,8 @@ class Held:
     def __sub__(self, other: Held) -> Held:
         return Held(self.activations - other.activations, self.copies - other.copies)
 
-    def __mul__(self, count: int) -> Held:
-        return Held(self.activations * count, self.copies * count)
+    def __mul__(self, count: float) -> Held:
+        return Held(round(self.activations * count), round(self.copies * count))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,20 @@ def activations(config: Config, vocab_size: int, micro_batch: int, masked_share:
     )
     data = DataConfig(length=config.data.length)
     counts = Config(model=config.model, objective=config.objective, engine=engine, data=data)
-    return _measure(counts, vocab_size, micro_batch, masked_share, device)
+    few = max(1, 2 * engine.loss_chunk_rows // data.length)
+    if micro_batch <= 2 * few:
+        return _measure(counts, vocab_size, micro_batch, masked_share, device)
+    # Many chunks of rows, one after the other: all grows with the examples as from two chunks to four.
+    low, high = (_measure(counts, vocab_size, count, masked_share, device) for count in (few, 2 * few))
+    more = micro_batch / few - 1
+    return Activations(
+        kept=low.kept + round((high.kept - low.kept) * more),
+        forward=low.forward + (high.forward - low.forward) * more,
+        loss=low.loss + (high.loss - low.loss) * more,
+        last_block=low.last_block + (high.last_block - low.last_block) * more,
+        first_block=low.first_block + (high.first_block - low.first_block) * more,
+        head_gradients=low.head_gradients,
+    )
 
 
 @functools.cache
@@ -138,7 +151,8 @@ class _Ledger(TorchDispatchMode):
         self._number: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         for weight in weights:
             self._number[weight.untyped_storage()] = -1
-            weight.register_post_accumulate_grad_hook(self._drop_gradient)
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(self._drop_gradient)
 
     def note(self, moment: str, tensor: Tensor) -> None:
         """Mark a moment, at which a tensor is there; of two by one name the later counts."""

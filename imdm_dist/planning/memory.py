@@ -1,8 +1,8 @@
 """Memory of one rank, by part and by phase of an optimizer step.
 
 What DeepSpeed 0.19 allocates is taken from its source (`runtime/engine.py`, `runtime/zero/stage_1_and_2.py`,
-`runtime/zero/stage3.py`) and checked by measurement; what torch keeps is measured (`activations.py`). `dp` is the number
-of data-parallel ranks, and sizes are bytes.
+`runtime/zero/stage3.py`) and checked by measurement; what torch keeps is measured (`activations.py`). `dp` is the
+number of data-parallel ranks, and sizes are bytes.
 """
 
 from __future__ import annotations

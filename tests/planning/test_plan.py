@@ -7,11 +7,13 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, load_config
@@ -19,19 +21,20 @@ from imdm_dist.data.tokenizer import train_bpe
 from imdm_dist.diffusion.reveal import plan_reveals, reveal_steps
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.draws import Purpose, derive_seed
-from imdm_dist.model import masked_rows
+from imdm_dist.model import build_backbone, masked_rows
 from imdm_dist.model.cuts import share
 from imdm_dist.model.dit import DiT, DitConfig
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
-from imdm_dist.objectives.flops import MASKED, pair_cost
+from imdm_dist.objectives.flops import MASKED, pair_cost, pass_flops, step_flops
 from imdm_dist.objectives.sdtt import plan_teacher, second_pass_share
-from imdm_dist.planning.activations import activations
+from imdm_dist.planning.activations import _measure, activations
 from imdm_dist.planning.memory import PHASES, rank_memory, worst_masked_share
 from imdm_dist.planning.parameters import count_parameters
 from imdm_dist.planning.plan import Hardware, build_plan
 from imdm_dist.planning.text import plan_text
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 from imdm_dist.training.blocks import prepare_blocks
+from tests.planning.mixer import MixerConfig
 from tests.small import small_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +71,7 @@ def test_planning_allocates_no_model(monkeypatch):
     build = DiT.__init__
     monkeypatch.setattr(DiT, "__init__", lambda self, *args: (build(self, *args), made.append(self))[0])
     build_plan(replace(Config(), model=replace(LARGE, cond_dim=64)), Hardware(), GPT2)  # a model not counted before
-    assert made and all(p.is_meta for model in made for p in model.parameters())
+    assert made and all(p.is_meta or isinstance(p, FakeTensor) for model in made for p in model.parameters())
 
 
 # --- operations
@@ -86,11 +89,31 @@ def test_operations_are_what_torch_counts(kind):
         h_BLD.sum().backward()
     with FlopCounterMode(display=False) as head:
         model.head(h_BLD.detach().requires_grad_().flatten(0, 1)[rows.flat_M]).sum().backward()
-    backbone, row = flops_per_token(config, vocab_size, length)
-    first, second = forward_per_mask(config)
-    half = backbone + (0.5 - MASKED) * (2 * first + 3 * second)  # here exactly half is masked
-    assert blocks.get_total_flops() == pytest.approx(count * length * half, rel=0.01)  # adaLN is left out
-    assert head.get_total_flops() == pytest.approx(len(rows.flat_M) * row, rel=0.01)
+    one = pass_flops(config, vocab_size, length)
+    half = one.token.both + one.mask.both / 2  # here exactly half is masked
+    assert blocks.get_total_flops() == pytest.approx(count * length * half, rel=0.01)  # adaLN: once a pass
+    assert head.get_total_flops() == pytest.approx(len(rows.flat_M) * one.row.both, rel=0.01)
+
+
+def test_operations_of_the_860m_model_are_those_of_pencil_and_paper():
+    one, dim, length = pass_flops(LARGE, GPT2, 1024), 1536, 1024
+    token, first, second, row = 24 * (24 * dim**2 + 4 * dim * length), 8 * dim * 2048, 8 * dim**2, 2 * dim * GPT2
+    expected = [(token, 3 * token), (first + second, 2 * first + 3 * second), (row, 3 * row)]
+    for part, both in zip((one.token, one.mask, one.row), expected, strict=True):
+        assert (part.forward, part.both) == pytest.approx(both, rel=0.001)
+
+
+def test_parts_of_a_step_and_the_time_until_they_are_known():
+    config = settings("train.global_batch=8", "data.length=64", "model.size=tiny", "engine.recompute=true")
+    sdtt = settings("objective.kind=sdtt", "train.global_batch=8", "data.length=64", "model.size=tiny")
+    started = time.monotonic()
+    plain, taught, one = step_flops(config, 101, 4), step_flops(sdtt, 101, 4), pass_flops(config.model, 101, 64)
+    assert time.monotonic() - started < 20  # a second on an idle machine; MFU waits for it once, on one rank
+    assert plain.backbone == pytest.approx(512 * (one.token.both + MASKED * one.mask.both))
+    assert plain.head == pytest.approx(512 * MASKED * one.row.both) and plain.teacher == 0
+    assert plain.recompute == pytest.approx(512 * one.token.forward)
+    passes = 1 + second_pass_share(sdtt.objective, 64)
+    assert taught.teacher == pytest.approx(512 * (passes * one.token.forward + MASKED * one.row.forward))
 
 
 @pytest.mark.parametrize(("kind", "steps", "length"), [("plain", 64, 48), ("perturbed", 64, 48), ("perturbed", 16, 96)])
@@ -128,7 +151,7 @@ def test_second_teacher_passes_are_those_of_sdtt():
 
 def saved_bytes(config: Config, vocab_size: int, masked_BL: torch.Tensor) -> int:
     """Bytes of the tensors that autograd saves in the forward pass of the blocks."""
-    model = DiT(config.model, vocab_size, vocab_size - 1).train()
+    model = build_backbone(config.model, vocab_size, vocab_size - 1).train()
     model = prepare_blocks(model.bfloat16() if config.engine.precision == "bf16" else model, config.engine)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, torch.Tensor] = {}
@@ -166,6 +189,44 @@ def test_activations_are_what_autograd_saves(precision, change):
     expected = activations(config, 101, 12, 0.5, "cpu").kept
     # What is left out, indices, statistics of norms and states of generators, is a constant few bytes a row.
     assert expected == pytest.approx(saved_bytes(config, 101, masked_BL), rel=0.10 if config.engine.recompute else 0.03)
+
+
+@pytest.mark.parametrize("mask", ["single", "infinite", "finite"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_another_family_is_planned(mask, recompute):
+    model = MixerConfig(mask=MaskConfig(kind=mask, noise_dim=24, n_states=7))
+    engine = EngineConfig(recompute=recompute)
+    config = replace(settings("data.length=40", "train.global_batch=12"), model=model, engine=engine)
+    masked_BL = torch.arange(12 * 40).view(12, 40) % 2 == 0
+    expected = activations(config, 301, 12, 0.5, "cpu").kept
+    assert expected == pytest.approx(saved_bytes(config, 301, masked_BL), rel=0.10 if recompute else 0.03)
+    one = pass_flops(model, 301, 40)
+    assert one.token.both == 3 * one.token.forward == 3 * 4 * (2 * 48 * 40 + 4 * 48**2)
+    assert one.row.forward == 2 * 48 * 301
+    plan = build_plan(config, Hardware(memory=1e9, device="cpu"), 301)
+    real = build_backbone(model, 301, 300)
+    assert plan.fits and plan.parameters.total == sum(p.numel() for p in real.parameters())
+
+
+def test_peaks_are_those_of_a_step_of_plain_tensors():
+    """Beside what is kept: the rows four times (gathered, normed, scaled, modulated); logits and log-probabilities in
+    forward, log-probabilities and two gradients in backward."""
+    config = settings("model.size=tiny", "data.length=64", "model.dropout=0")
+    found = activations(config, 4001, 8, 0.5, "cuda")
+    rows, logits = 4 * 256 * 512, 4 * 256 * 4001
+    assert found.forward.activations - found.kept == pytest.approx(4 * rows + 2 * logits, rel=0.02)
+    assert found.loss.activations - found.kept == pytest.approx(4 * rows + 3 * logits, rel=0.02)
+    assert found.head_gradients >= 4 * 512 * 4001
+    assert found.last_block.activations > found.kept > found.first_block.activations
+
+
+def test_a_large_micro_batch_is_planned_from_two_small_ones():
+    config = settings("model.size=tiny", "data.length=64", "engine.loss_chunk_rows=128")
+    planned, found = (ask(config, 1001, 20, 0.5, "cuda") for ask in (activations, _measure.__wrapped__))
+    for part in ("forward", "loss", "last_block", "first_block"):
+        one, other = getattr(planned, part), getattr(found, part)
+        assert one.activations == pytest.approx(other.activations, rel=0.02)
+    assert planned.kept == pytest.approx(found.kept, rel=0.001) and planned.head_gradients == found.head_gradients
 
 
 # --- memory

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from imdm_dist.config.load import to_dict
-from imdm_dist.config.setting import default_of, meaning_of
+from imdm_dist.config.setting import Meaning, default_of, meaning_of
 
 
 def shaping_settings(config: Any, *names: str) -> dict[str, Any]:
@@ -33,24 +33,23 @@ def shaping_settings(config: Any, *names: str) -> dict[str, Any]:
 
 def fixed_settings(config: Any, *sections: str) -> dict[str, Any]:
     """The settings of sections that a run may not change when it goes on, by dotted name, as JSON-able values."""
-    return {
-        f"{name}.{field.name}": to_dict(section)[field.name]
-        for name in sections
-        for section in [getattr(config, name)]
-        for field in _shaping(section)
-        if not meaning_of(field).changes_on_resume
-    }
-
-
-def _shaping(section: Any) -> Iterator[Field[Any]]:
-    return (field for field in fields(section) if meaning_of(field).shapes)
+    fixed: dict[str, Any] = {}
+    for name in sections:
+        found = _chosen(getattr(config, name), lambda said, default: said.shapes and not said.changes_on_resume)
+        fixed |= {f"{name}.{key}": value for key, value in found.items()}
+    return fixed
 
 
 def identifying_settings(section: Any) -> dict[str, Any]:
     """The settings of one section that identify a result, as `shaping_settings` gives them."""
-    values, kept = to_dict(section), {}
-    for field in _shaping(section):
+    return _chosen(section, lambda said, default: said.shapes and not (said.later and default))
+
+
+def _chosen(section: Any, counts: Callable[[Meaning, bool], bool]) -> dict[str, Any]:
+    """The settings of a section that count, by what their fields say and whether they are at their default."""
+    values, chosen = to_dict(section), {}
+    for field in fields(section):
         value = getattr(section, field.name)
-        if not (meaning_of(field).later and value == default_of(field)):
-            kept[field.name] = identifying_settings(value) if is_dataclass(value) else values[field.name]
-    return kept
+        if counts(meaning_of(field), value == default_of(field)):
+            chosen[field.name] = _chosen(value, counts) if is_dataclass(value) else values[field.name]
+    return chosen

@@ -51,3 +51,10 @@ class Registry:
 
 
 BACKBONES = Registry("model.family", {"dit": "imdm_dist.model.dit:DiT"})
+ENGINES = Registry(
+    "engine.kind",
+    {
+        "deepspeed": "imdm_dist.training.engine.deepspeed:DeepSpeedEngine",
+        "plain": "imdm_dist.training.engine.plain:PlainEngine",
+    },
+)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.chain.chain import Stage
-from imdm_dist.checkpoint.format import PATTERN, find_checkpoint, newest_checkpoint
+from imdm_dist.checkpoint.format import checkpoint_paths
+from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
 from imdm_dist.config import to_dict
 from imdm_dist.coupling import verify
 from imdm_dist.coupling.manifest import read_manifest
@@ -94,7 +95,7 @@ def given_state(folder: Path, setting: str) -> dict[str, Any]:
 
 def _newest_state(folder: Path) -> dict[str, Any] | None:
     """The state.json of a run's newest checkpoint that has a whole one."""
-    states = (read_record(path / "state.json", **_STATE) for path in sorted(folder.glob(PATTERN), reverse=True))
+    states = (read_record(path / "state.json", **_STATE) for path in reversed(checkpoint_paths(folder).values()))
     return next((state for state in states if state is not None), None)
 
 

@@ -15,7 +15,7 @@ from imdm_dist.chain.remembered import remember
 from imdm_dist.chain.rollouts import worker_count
 from imdm_dist.chain.survey import MARK, Found, look, survey
 from imdm_dist.chain.work import work
-from imdm_dist.checkpoint.format import discard_broken
+from imdm_dist.checkpoint.retain import discard_broken
 from imdm_dist.coupling import discard_damaged
 from imdm_dist.data import prepare
 from imdm_dist.files import write_json

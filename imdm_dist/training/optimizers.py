@@ -5,10 +5,11 @@ What is found must take the same steps as torch's before it is trusted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imdm_dist.config.training import OptimizerConfig
 from imdm_dist.training.apex import find_apex
@@ -28,6 +29,44 @@ def build_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> 
     fused = find_fused(config.kind)
     check_agrees(config, fused, parameters[0].device)
     return _fused(config, fused, parameters)
+
+
+def create_state(kind: str, optimizer: torch.optim.Optimizer, weights: Iterable[Tensor]) -> None:
+    """Give AdamW the state that it would make at its first step: moments of zero, no updates.
+
+    Args:
+        kind: optimizer.kind: each library counts updates in a place of its own.
+        weights: the tensors that it steps.
+    """
+    for weight in weights:
+        optimizer.state[weight] = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+    set_updates(kind, optimizer, 0)
+
+
+def set_updates(kind: str, optimizer: torch.optim.Optimizer, updates: int) -> None:
+    """Set how many updates AdamW has made, which its bias correction counts."""
+    if kind == "apex":
+        for group in optimizer.param_groups:
+            group["step"] = updates
+        return
+    for state in optimizer.state.values():
+        on_device = torch.tensor(float(updates), device=state["exp_avg"].device)
+        state["step"] = on_device if kind == "torch" else updates
+
+
+def updates_of(optimizer: torch.optim.Optimizer) -> int:
+    """How many updates AdamW has made."""
+    state = next(iter(optimizer.state.values()))
+    return int(state["step"] if "step" in state else optimizer.param_groups[0]["step"])
+
+
+def skip_unless_finite(kind: str, optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """Make the next step change nothing where the norm of the gradient is not finite."""
+    if kind == "torch":
+        # Its fused optimizers skip on the device where this is not zero (the seam of torch's gradient scaler).
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+    elif not norm.isfinite():
+        optimizer.zero_grad()  # other libraries know no such flag: the host must look, and leave no gradient
 
 
 def find_fused(kind: str) -> Any:

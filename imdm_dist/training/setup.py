@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from imdm_dist.checkpoint.format import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
+from imdm_dist.checkpoint.format import checkpoint_paths
 from imdm_dist.checkpoint.model import initialise, load_model
+from imdm_dist.checkpoint.read import Checkpoint, find_checkpoint, newest_checkpoint
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.config.training import ObjectiveConfig
@@ -21,6 +22,7 @@ from imdm_dist.objectives.examples import CouplingExamples, Cut, DataExamples, c
 from imdm_dist.objectives.flops import run_steps
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.blocks import check_compile
+from imdm_dist.training.engine import engine_of
 from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
 
 SHAPING_SETTINGS = ("train.global_batch", "train.seed", "engine.precision")
@@ -31,13 +33,11 @@ _SDTT = {"divergence", "rounds", "steps_per_round", "grid", "noise_policy", "tea
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to start or to go on."""
+    """What a run is: a description, which nothing changes."""
 
     config: Config
     folder: Path
     data: Dataset
-    model: Backbone
-    """On the host, with the weights of `inputs.init` or random ones."""
     cut: Cut
     examples: DataExamples | CouplingExamples
     provenance: dict[str, Any]
@@ -48,6 +48,8 @@ class Run:
     """Optimizer steps in all."""
     resume: Checkpoint | None
     """The checkpoint to go on from."""
+    moments: bool = True
+    """Keep what more steps would need: AdamW's moments in the last checkpoint, and the checkpoints before it."""
 
     @property
     def done(self) -> int:
@@ -55,13 +57,22 @@ class Run:
         return self.resume.step if self.resume else 0
 
 
-def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint | None) -> Run:
+def set_up(
+    config: Config, folder: Path, topology: Topology, resume: Checkpoint | None, moments: bool
+) -> tuple[Run, Backbone]:
     """Check settings and inputs, and that the checkpoint to go on from is of this run.
+
+    Args:
+        resume, moments: see `Run`.
+
+    Returns:
+        the run, and its model on the host with the weights of `inputs.init` or random ones.
 
     Raises:
         ValueError: settings, data, initial weights, coupling or an earlier run in `folder` do not fit.
     """
     last = total_steps(config)
+    engine_of(config.engine)
     check_compile(config.engine, topology.device)
     cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     if resume is not None:
@@ -99,7 +110,7 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
                 f"{resume.path} cannot go on to train.steps={last}, for it holds no moments (a chain's finished stage "
                 f"or an import): train on in another folder with inputs.init={resume.path.parent}"
             )
-    return Run(config, folder, data, model, cut, examples, provenance, shapes, last, resume)
+    return Run(config, folder, data, cut, examples, provenance, shapes, last, resume, moments), model
 
 
 def to_resume(resume: str, folder: Path) -> Checkpoint | None:
@@ -111,7 +122,7 @@ def to_resume(resume: str, folder: Path) -> Checkpoint | None:
         ValueError: there is none where there should be one, or one where there should be none.
     """
     newest = newest_checkpoint(folder)
-    if newest is None and any(folder.glob(PATTERN)):
+    if newest is None and checkpoint_paths(folder):
         raise ValueError(
             f"{folder} holds checkpoints, but none that can be read: move them away, or name another folder"
         )

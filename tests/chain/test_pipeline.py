@@ -27,7 +27,7 @@ from imdm_dist.chain.preflight import check_evaluation, check_run, preflight
 from imdm_dist.chain.provenance import provenance
 from imdm_dist.chain.status import progress_line, status, status_text
 from imdm_dist.chain.survey import survey
-from imdm_dist.checkpoint.format import newest_checkpoint
+from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config
 from imdm_dist.config.run import load_run
 from imdm_dist.config.time_limit import minutes_of

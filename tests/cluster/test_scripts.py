@@ -12,7 +12,7 @@ import torch
 from imdm_dist.chain.chain import load_chain, needed
 from imdm_dist.chain.runner import make_stages
 from imdm_dist.chain.work import work
-from imdm_dist.checkpoint.format import find_checkpoint
+from imdm_dist.checkpoint.read import find_checkpoint
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 

@@ -14,7 +14,7 @@ from imdm_dist.evaluation.result import ResultRecord, format_cell, mean_figures,
 from imdm_dist.paper import demo, plots, published
 from imdm_dist.paper.report import Report, write_report
 from imdm_dist.paper.two_tokens import FORMULAS
-from imdm_dist.training.metrics import console
+from imdm_dist.training.record import console
 
 ROW = {"validity": 0.4931, "token_entropy": 0.6928, "factorization_error": 0.6931, "factorization_error_mean": 1.386}
 

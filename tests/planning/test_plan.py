@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.small import small_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, ModelConfig, load_config
@@ -33,6 +32,7 @@ from imdm_dist.planning.plan import Hardware, build_plan
 from imdm_dist.planning.text import plan_text
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 from imdm_dist.training.blocks import prepare_blocks
+from tests.small import small_config
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = ModelConfig(size="large", mask=MaskConfig(kind="infinite", noise_dim=2048))

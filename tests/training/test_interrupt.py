@@ -15,8 +15,9 @@ import torch
 
 from imdm_dist import signals
 from imdm_dist.chain import rollouts
-from imdm_dist.checkpoint.format import newest_checkpoint
-from imdm_dist.checkpoint.write import Saver, lost_without
+from imdm_dist.checkpoint.read import newest_checkpoint
+from imdm_dist.checkpoint.retain import lost_without
+from imdm_dist.checkpoint.write import Saver
 from imdm_dist.cli import guarded
 from imdm_dist.config import Config, CouplingConfig, DataConfig, EvaluatorConfig, ModelConfig, TrainConfig
 from imdm_dist.coupling.shard import present_shards
@@ -26,7 +27,7 @@ from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.training import loop, setup
 from imdm_dist.training.heartbeat import read_heartbeat
 from imdm_dist.training.loop import train
-from imdm_dist.training.metrics import Meter
+from imdm_dist.training.meter import Meter
 from tests.cluster import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

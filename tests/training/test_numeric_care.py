@@ -12,7 +12,7 @@ import torch
 
 from imdm_dist.chain.chain import Chain, Stage
 from imdm_dist.chain.preflight import preflight
-from imdm_dist.checkpoint.format import check
+from imdm_dist.checkpoint.read import check
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.model.dit.model import Block
 from imdm_dist.objectives import objective

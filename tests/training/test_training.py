@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from imdm_dist.chain.rollouts import generate_coupling
 from imdm_dist.checkpoint import write as saver
-from imdm_dist.checkpoint.format import check, newest_checkpoint
 from imdm_dist.checkpoint.model import load_model
+from imdm_dist.checkpoint.read import check, newest_checkpoint
 from imdm_dist.config import (
     Config,
     CouplingConfig,
@@ -28,7 +28,7 @@ from imdm_dist.config import (
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
 from imdm_dist.objectives.examples import CouplingExamples, DataExamples, cut_batch
-from imdm_dist.training.engine.deepspeed import Engine
+from imdm_dist.training.engine.deepspeed import DeepSpeedEngine
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
@@ -505,8 +505,10 @@ def test_a_run_without_one_finite_update_does_not_end_well(home, teacher, monkey
     config = text_config(home, inputs=InputsConfig(init=str(teacher) if init else ""))
     config = replace(config, train=replace(config.train, steps=3, save_every=2, log_every=log_every, async_save=False))
     folder = home / f"nothing-{log_every}-{init}"
-    accumulate = Engine.accumulate
-    monkeypatch.setattr(Engine, "accumulate", lambda e, loss: accumulate(e, lambda model: loss(model) * math.nan))
+    accumulate = DeepSpeedEngine.accumulate
+    monkeypatch.setattr(
+        DeepSpeedEngine, "accumulate", lambda e, loss: accumulate(e, lambda model: loss(model) * math.nan)
+    )
     remedy = f"not one was, so the model of inputs.init={teacher} is of no use" if init else "lower optimizer.lr"
     with pytest.raises(ValueError, match=f"of 3 steps in a row are not finite.*: {remedy}"):
         train(config, folder)

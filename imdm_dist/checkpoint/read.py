@@ -98,12 +98,21 @@ def _has_its_size(file: Path) -> bool:
 
 def newest_checkpoint(folder: Path, quantity: str = "") -> Checkpoint | None:
     """The newest whole checkpoint of a run; broken ones are named on stderr and passed over. See `check`."""
+    newest, broken = _newest(folder, quantity)
+    for error in broken:
+        print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
+    return newest
+
+
+def _newest(folder: Path, quantity: str, quick: bool = False) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of a run, and what is wrong with those after it."""
+    broken: list[str] = []
     for path in reversed(checkpoint_paths(folder).values()):
         try:
-            return check(path, quantity)
+            return check(path, quantity, quick), broken
         except ValueError as error:
-            print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
-    return None
+            broken.append(str(error))
+    return None, broken
 
 
 def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:
@@ -131,11 +140,8 @@ def glance(path: Path, quantity: str = "") -> Checkpoint:
     """
     if (path / "state.json").exists():
         return check(path.resolve(), quantity, quick=True)
-    wrong: list[str] = []
-    for one in reversed(checkpoint_paths(path).values()):
-        try:
-            return check(one, quantity, quick=True)
-        except ValueError as error:
-            wrong.append(str(error))
-    cause = f": {wrong[0]}" if wrong else " (step-* folder): train it first"
-    raise ValueError(f"{path} holds no whole checkpoint{cause}")
+    newest, broken = _newest(path, quantity, quick=True)
+    if newest is None:
+        cause = f": {broken[0]}" if broken else " (step-* folder): train it first"
+        raise ValueError(f"{path} holds no whole checkpoint{cause}")
+    return newest

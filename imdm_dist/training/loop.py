@@ -154,7 +154,7 @@ def _take_steps(run: Run, state: TrainState, record: Record, launch: Launch) -> 
         valid_ppl = None
         if settings.valid_every and (done % settings.valid_every == 0 or finished):
             pulse.at("validating")
-            with record.meter.paused():
+            with record.paused():
                 valid_ppl = record.validation(done, validate(run, engine.backbone, topology))
         if settings.check_replicas_every and done % settings.check_replicas_every == 0:
             check_replicas(topology, dict(engine.backbone.named_parameters()), done)
@@ -164,10 +164,9 @@ def _take_steps(run: Run, state: TrainState, record: Record, launch: Launch) -> 
                 state.saver.abandon()
             pulse.at("saving")
             pulse.saved = done
-            with record.meter.paused() as stall:
+            with record.paused(saving=True):
                 background = settings.async_save and not (finished or stopping or save_failed)
                 state.save(done, valid_ppl, background, moments=run.moments or not finished)
-            record.meter.save_stall = stall.seconds
         pulse.end_step(done)
         if stopping:
             break

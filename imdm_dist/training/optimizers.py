@@ -6,6 +6,7 @@ What is found must take the same steps as torch's before it is trusted.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +26,10 @@ def build_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> 
         ValueError: the library asked for is not there, is another one of that name, or computes something else.
     """
     if config.kind == "torch":
-        return _torch(config, parameters)
+        return torch.optim.AdamW(parameters, fused=True, **_settings(config))
     fused = find_fused(config.kind)
     check_agrees(config, fused, parameters[0].device)
-    return _fused(config, fused, parameters)
+    return fused(parameters, adam_w_mode=True, **_settings(config))
 
 
 def create_state(kind: str, optimizer: torch.optim.Optimizer, weights: Iterable[Tensor]) -> None:
@@ -94,9 +95,10 @@ def check_agrees(config: OptimizerConfig, fused: Any, device: torch.device, step
     start = torch.randn(1000, generator=generator)
     grads = torch.randn(steps, 1000, generator=generator)
     ends = []
-    for make in (_torch, lambda config, parameters: _fused(config, fused, parameters)):
+    makers: list[Any] = [partial(torch.optim.AdamW, fused=True), partial(fused, adam_w_mode=True)]
+    for make in makers:
         weight = nn.Parameter(start.to(device, copy=True))
-        optimizer = make(config, [weight])
+        optimizer = make([weight], **_settings(config))
         for group in optimizer.param_groups:
             group["lr"] = 1e-2
         for grad in grads:
@@ -111,18 +113,5 @@ def check_agrees(config: OptimizerConfig, fused: Any, device: torch.device, step
         )
 
 
-def _torch(config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
-    )
-
-
-def _fused(config: OptimizerConfig, fused: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return fused(
-        parameters,
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        adam_w_mode=True,
-    )
+def _settings(config: OptimizerConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("lr", "betas", "eps", "weight_decay")}

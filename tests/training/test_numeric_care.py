@@ -218,7 +218,7 @@ def test_deepspeeds_kernel_is_refused_without_a_gpu():
 
 
 def test_deterministic_mode_refuses_sums_in_any_order(monkeypatch):
-    from imdm_dist.training.determinism import make_deterministic
+    from imdm_dist.training.process import make_deterministic
 
     monkeypatch.setenv("NCCL_ALGO", "Tree")
     with pytest.raises(ValueError, match="unset NCCL_ALGO"):

@@ -9,34 +9,33 @@ import logging
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imdm_dist.checkpoint.format import Piece
-from imdm_dist.config.training import EngineConfig, OptimizerConfig
+from imdm_dist.config.training import EngineConfig
 from imdm_dist.model import Backbone
 from imdm_dist.parallel.topology import Topology
-from imdm_dist.training.engine.engine import QUANTITIES, ByName, Quantity
+from imdm_dist.training.engine.engine import Engine, Quantity, compute
 from imdm_dist.training.engine.plain import clip_gradients
-from imdm_dist.training.optimizers import build_optimizer, create_state, set_updates, skip_unless_finite, updates_of
+from imdm_dist.training.optimizers import skip_unless_finite
 
 BUCKET = 2**26
 """Gradient elements that are reduced together; with ZeRO a buffer of that many is kept."""
 
 
 class _TrainModule(nn.Module):
-    """Gives the engine a forward pass: a loss computed on the backbone, under the run's precision."""
+    """Gives DeepSpeed a forward pass: a loss computed on the backbone."""
 
-    def __init__(self, backbone: Backbone, autocast: bool) -> None:
+    def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
         super().__init__()
-        self.backbone, self.autocast = backbone, autocast
+        self.backbone, self.config = backbone, config
 
     def forward(self, compute_loss: Callable[[Backbone], Tensor]) -> Tensor:
-        with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.autocast):
-            return compute_loss(self.backbone)
+        return compute(compute_loss, self.backbone, self.config)
 
 
 def _mpu(topology: Topology) -> object | None:
@@ -47,18 +46,14 @@ def _mpu(topology: Topology) -> object | None:
     return Mpu()
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(Engine):
     """See `Engine`."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: EngineConfig,
-        optimizer: OptimizerConfig,
-        topology: Topology,
-        micro_batch: int,
-        micro_batches: int,
-    ) -> None:
+    max_zero_stage = 3
+
+    def set_up(self, micro_batch: int, micro_batches: int) -> Iterable[Tensor]:
+        """See `Engine`."""
+        config, clip, topology = self.config, self.optimizer.clip, self.topology
         if topology.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             os.environ.setdefault("LOCAL_RANK", "0")
@@ -73,21 +68,18 @@ class DeepSpeedEngine:
         deepspeed.utils.logging.logger.setLevel(logging.WARNING)
         # It calls functions that torch has given other names; that is for its authors to hear.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-        self.config, self.optimizer, self.topology = config, optimizer, topology
         self.divides = config.zero_stage > 0
-        self.shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
-        self._adamw = build_optimizer(optimizer, list(backbone.parameters()))
         self._linear = F.linear
         self._engine, _, _, _ = deepspeed.initialize(
-            model=_TrainModule(backbone, config.precision == "autocast"),
-            optimizer=self._adamw,
+            model=_TrainModule(self.backbone, config),
+            optimizer=self.adamw,
             mpu=_mpu(topology),
             config={
                 "train_batch_size": micro_batch * micro_batches * topology.dp,
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": micro_batches,
                 # Without ZeRO it clips but does not tell the norm, so the clipping is done here.
-                "gradient_clipping": optimizer.clip if self.divides else 0.0,
+                "gradient_clipping": clip if self.divides else 0.0,
                 "zero_optimization": {
                     "stage": config.zero_stage,
                     "reduce_bucket_size": BUCKET,
@@ -102,25 +94,11 @@ class DeepSpeedEngine:
         )
         # Without ZeRO it would flatten all gradients into one buffer as large as they are, even for one rank.
         self._engine.enable_backward_allreduce = self.divides
-        self.backbone: Backbone = self._engine.module.backbone
-        self._parameters = dict(self.backbone.named_parameters())
-        self._create_state()
-        self._pieces: dict[Quantity, ByName] = {}
-
-    @staticmethod
-    def check(config: EngineConfig) -> None:
-        """See `Engine`; it can do all that the settings allow."""
-
-    def _create_state(self) -> None:
-        """Make the optimizer's state, which DeepSpeed leaves to the first step, on the tensors that it steps."""
+        # DeepSpeed leaves the optimizer's state to the first step; what it will step is this.
+        if config.zero_stage == 0:
+            return self.parameters.values()
         zero = self._engine.optimizer
-        if self.config.zero_stage == 0:
-            create_state(self.optimizer.kind, self._adamw, self._parameters.values())
-        elif self.config.zero_stage < 3:
-            create_state(self.optimizer.kind, self._adamw, zero.single_partition_of_fp32_groups)
-            zero._lazy_init_hp_params_optimizer_state()  # lets `_hp_mapping` find it; DeepSpeed does after a step
-        else:
-            create_state(self.optimizer.kind, self._adamw, zero.fp32_partitioned_groups_flat)
+        return zero.single_partition_of_fp32_groups if config.zero_stage < 3 else zero.fp32_partitioned_groups_flat
 
     def accumulate(self, compute_loss: Callable[[Backbone], Tensor]) -> Tensor:
         """See `Engine`."""
@@ -142,24 +120,17 @@ class DeepSpeedEngine:
     def _clip(self) -> Tensor:
         if self.topology.dp > 1:
             self._engine.allreduce_gradients(bucket_size=BUCKET)
-        grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        norm = clip_gradients(grads, self.optimizer.clip, self.topology)
-        skip_unless_finite(self.optimizer.kind, self._adamw, norm)
+        norm = clip_gradients(self.parameters, self.optimizer.clip, self.topology)
+        skip_unless_finite(self.optimizer.kind, self.adamw, norm)
         return norm
 
-    def pieces(self, quantity: Quantity) -> ByName:
+    def piece(self, name: str, quantity: Quantity) -> Piece | None:
         """See `Engine`."""
-        if quantity not in self._pieces:
-            found = {name: self._piece(p, self.shapes[name], quantity) for name, p in self._parameters.items()}
-            self._pieces[quantity] = {name: piece for name, piece in found.items() if piece is not None}
-        return self._pieces[quantity]
-
-    def _piece(self, parameter: nn.Parameter, shape: torch.Size, quantity: Quantity) -> Piece | None:
-        key = None if quantity == "weights" else quantity
+        parameter, key = self.parameters[name], None if quantity == "weights" else quantity
         if self.config.zero_stage == 0:
-            tensor = parameter.detach() if key is None else self._adamw.state[parameter][key]
-            return Piece(0, tensor.view(-1))
+            return super().piece(name, quantity)
         if self.config.zero_stage < 3:
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()  # lets the mapping find the moments
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
             if mapping is None:
                 return None
@@ -168,27 +139,19 @@ class DeepSpeedEngine:
         zero = parameter._z3_optimizer  # type: ignore[attr-defined]
         piece, _ = zero._get_fp32_opt_state_partition(parameter, False, key)
         start = self.topology.dp_rank * piece.numel()
-        length = min(piece.numel(), shape.numel() - start)
+        length = min(piece.numel(), self.shapes[name].numel() - start)
         return Piece(start, piece.detach()[:length]) if length > 0 else None
 
-    def updates(self) -> int:
-        """See `Engine`."""
-        return updates_of(self._adamw)
-
-    def load(self, share_of: Callable[[Quantity, str], Tensor], updates: int) -> None:
+    @torch.no_grad()
+    def take(self, name: str, quantity: Quantity, whole: Tensor) -> None:
         """See `Engine`."""
         from deepspeed.runtime.zero import GatheredParameters
 
-        for name, parameter in self._parameters.items():
-            for quantity in QUANTITIES:
-                whole = share_of(quantity, name)
-                if name in self.pieces(quantity):
-                    self.pieces(quantity)[name].copy_from(whole)
-                if quantity == "weights" and self.divides:
-                    # The copy that the forward pass uses is another one; stage 3 must gather it to write it.
-                    with GatheredParameters([parameter], modifier_rank=0, enabled=self.config.zero_stage == 3):
-                        parameter.data.copy_(whole)
-        set_updates(self.optimizer.kind, self._adamw, updates)
+        super().take(name, quantity, whole)
+        if quantity == "weights" and self.divides:
+            # The copy that the forward pass uses is another one; stage 3 must gather it to write it.
+            with GatheredParameters([self.parameters[name]], modifier_rank=0, enabled=self.config.zero_stage == 3):
+                self.parameters[name].data.copy_(whole)
 
     def close(self) -> None:
         """See `Engine`."""

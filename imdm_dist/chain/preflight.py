@@ -25,6 +25,7 @@ from imdm_dist.planning.plan import Hardware, build_plan, plan_coupling
 from imdm_dist.planning.text import gigabytes
 from imdm_dist.problems import ProblemsError, refuse
 from imdm_dist.training.blocks import check_compile
+from imdm_dist.training.engine import engine_of
 from imdm_dist.training.inputs import check_inputs, coupling_tokens, given_model
 from imdm_dist.training.setup import total_steps
 
@@ -158,7 +159,8 @@ def training_problems(config: Config, rows: Tokens | None, world: int, in_job: b
     vocabulary = _ids(rows) if rows else 2  # what divides does so for any vocabulary
     compiler = _problems(lambda: check_compile(config.engine, default_device())) if in_job else []
     memory = _problems(lambda: _check_memory(config, vocabulary, world, in_job))
-    return [*_problems(lambda: total_steps(config)), *compiler, *memory]
+    engine = _problems(lambda: engine_of(config.engine))
+    return [*_problems(lambda: total_steps(config)), *engine, *compiler, *memory]
 
 
 def _check_memory(config: Config, vocabulary: int, world: int, in_job: bool) -> None:

@@ -13,6 +13,7 @@ import torch
 from packaging.requirements import Requirement
 from torch import nn
 
+from imdm_dist.chain.preflight import training_problems
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.config.load import load_config
 from imdm_dist.config.schema import Config
@@ -121,6 +122,9 @@ def test_what_an_engine_cannot_do_is_a_line():
             engine_of(config.engine)
     with pytest.raises(ValueError, match="engine.kind is 'deepsped': did you mean deepspeed"):
         engine_of(EngineConfig(kind="deepsped"))
+    assert training_problems(load_config(Config, None, ["engine.kind=plane", "train.steps=1"]), None, 1, False) == [
+        "engine.kind is 'plane': did you mean plain?"
+    ]
 
 
 # --- the optimizer's state, which each library keeps in its own way

@@ -1,9 +1,10 @@
 """Training: a run that was cut off ends as one that was not, in every mode; bad checkpoints are named."""
 
+import copy
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -28,11 +29,13 @@ from imdm_dist.config import (
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
 from imdm_dist.objectives.examples import CouplingExamples, DataExamples, cut_batch
+from imdm_dist.parallel.topology import joined
 from imdm_dist.training.engine.deepspeed import DeepSpeedEngine
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
-from imdm_dist.training.setup import check_resumable, open_coupling
+from imdm_dist.training.setup import check_resumable, open_coupling, set_up
+from imdm_dist.training.state import build
 from imdm_dist.training.stop import StopRequest
 
 STEPS = 6
@@ -515,3 +518,20 @@ def test_a_run_without_one_finite_update_does_not_end_well(home, teacher, monkey
     with pytest.raises(ValueError, match="of 1 steps in a row are not finite"):
         train(config, folder)
     assert newest_checkpoint(folder).step == 2
+
+
+def test_a_run_is_a_description_that_nothing_changes(home, tmp_path):
+    config = replace(text_config(home), engine=EngineConfig(kind="plain", precision="autocast"))
+    with joined(1, config.model) as topology:
+        run, model = set_up(config, tmp_path / "run", topology, resume=None, moments=True)
+        before, deep = dict(vars(run)), copy.deepcopy((run.config, run.shapes, run.provenance, run.cut))
+        state = build(run, model, topology)
+        state.engine.accumulate(lambda backbone: state.objective.loss(backbone, run.examples.step(0)[0]))
+        state.engine.step(1e-3)
+        state.follow(1)
+        state.save(1, None, background=False)
+        state.engine.close()
+    assert vars(run) == before and (run.config, run.shapes, run.provenance, run.cut) == deep
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(run).values())
+    with pytest.raises(FrozenInstanceError):
+        run.last = 7

@@ -20,6 +20,7 @@ from imdm_dist.config.schema import Config
 from imdm_dist.parallel.topology import joined
 from imdm_dist.training.engine import QUANTITIES, engine_of
 from imdm_dist.training.optimizers import create_state, set_updates, skip_unless_finite, updates_of
+from tests.other_adam import OtherAdam
 from tests.small import small_config, small_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,36 +131,10 @@ def test_what_an_engine_cannot_do_is_a_line():
 # --- the optimizer's state, which each library keeps in its own way
 
 
-class OthersAdam(torch.optim.Optimizer):
-    """AdamW that counts its updates as DeepSpeed's does (a number for each tensor) or as apex's (one for all)."""
-
-    def __init__(self, parameters, counts):
-        super().__init__(parameters, {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1})
-        self.counts = counts
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            if self.counts == "apex":
-                group["step"] = group.get("step", 0) + 1
-            for weight in (weight for weight in group["params"] if weight.grad is not None):
-                state = self.state[weight]
-                if not state:
-                    state |= {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-                    state |= {"step": 0} if self.counts == "deepspeed" else {}
-                if self.counts == "deepspeed":
-                    state["step"] += 1
-                step = state["step"] if self.counts == "deepspeed" else group["step"]
-                state["exp_avg"].lerp_(weight.grad, 0.1)
-                state["exp_avg_sq"].mul_(0.999).addcmul_(weight.grad, weight.grad, value=0.001)
-                change = state["exp_avg"] / (1 - 0.9**step) / ((state["exp_avg_sq"] / (1 - 0.999**step)).sqrt() + 1e-8)
-                weight.sub_(group["lr"] * (change + group["weight_decay"] * weight))
-
-
 def adamw(kind, weight):
     if kind == "torch":
         return torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=True)
-    return OthersAdam([weight], kind)
+    return OtherAdam([weight], kind)
 
 
 @pytest.mark.parametrize("kind", ["torch", "deepspeed", "apex"])

@@ -8,7 +8,7 @@ SEED ?= 0
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-parallel test-kills test-cluster lint format clean
+.PHONY: help setup demo test test-parallel test-kills test-cluster lint format docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -33,17 +33,22 @@ test-kills: $(READY) ## Kill training at a hundred random instants (SEED=n)
 test-cluster: $(READY) ## Run every test on a SLURM cluster brought up on this host (Debian, root); writes docs/results/cluster.md
 	IMDM_REQUIRE_SLURM=1 $(RUN) -m pytest -q -m slurm tests/cluster --cluster-table docs/results/cluster.md
 
-lint: $(READY) ## Check style and types
+lint: $(READY) ## Check style, types and that no room imports a room above it
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 
 format: $(READY) ## Put the code into the house style
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+docs: $(READY) ## Build the documentation site, docs/_build/index.html
+	$(RUN) -m pip install -q -c constraints.txt -e '.[docs]'
+	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build
+
 clean: ## Remove the virtual environment and all caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache docs/_build docs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A name such as python3.12 may exist and still not run (pyenv), or lack venv (Debian): each is tried.

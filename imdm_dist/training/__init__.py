@@ -1,0 +1,1 @@
+"""Training runs: the loop, its engine, its state and its record."""

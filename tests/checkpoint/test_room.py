@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +32,3 @@ def test_models_are_read_without_the_room_that_trains_them():
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert set(READERS) <= set(loaded)
     assert not [name for name in loaded if name.startswith("imdm_dist.training") or name == "deepspeed"]
-
-
-def test_the_room_of_checkpoints_imports_nothing_from_above():
-    for path in (ROOT / "imdm_dist" / "checkpoint").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                room = node.module.removeprefix("imdm_dist.").partition(".")[0]
-                assert room not in ("training", "evaluation", "planning", "interop", "launch", "chain", "paper"), path

@@ -106,3 +106,10 @@ STAGES = Registry(
         "evaluation": "imdm_dist.chain.stages.evaluation:Evaluation",
     },
 )
+ENGINES = Registry(
+    "engine.kind",
+    {
+        "deepspeed": "imdm_dist.training.engine.deepspeed:DeepSpeedEngine",
+        "plain": "imdm_dist.training.engine.plain:PlainEngine",
+    },
+)

@@ -18,7 +18,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from imdm_dist.checkpoint.format import newest_checkpoint
+from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, TrainConfig
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.environment import Place

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from imdm_dist.checkpoint.format import newest_checkpoint
+from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import (
     Config,
     CouplingConfig,

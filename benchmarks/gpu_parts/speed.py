@@ -17,7 +17,7 @@ from imdm_dist.planning.memory import BASE
 from imdm_dist.planning.plan import Hardware, build_plan
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.feed import Prefetched, seed_dropout
-from imdm_dist.training.loop import build
+from imdm_dist.training.state import build
 
 PLANNED = 0.10
 """Largest relative difference of peak memory from the plan's, the context of the process left out."""
@@ -58,8 +58,9 @@ def take_steps(report: Report, config: Config) -> int:
     cuda = report.device.type == "cuda"
     topology = start(1, config.model)
     before = torch.cuda.memory_allocated() if cuda else 0
-    run = random_run(config, vocab, topology, report.work)
-    engine, state = build(run, topology)
+    run, model = random_run(config, vocab, topology, report.work)
+    state = build(run, model, topology)
+    engine = state.engine
     loss = torch.zeros(())
 
     def take(done: int, batches: list[MaskedBatch]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from imdm_dist.checkpoint.format import find_checkpoint
+from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import from_dict
 from imdm_dist.config.names import Weights
 from imdm_dist.config.schema import Config

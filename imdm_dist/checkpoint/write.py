@@ -7,7 +7,6 @@ that dies leaves a hidden folder that the next start removes.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import sys
@@ -19,17 +18,9 @@ from typing import Any
 
 import torch
 
-from imdm_dist.checkpoint.format import (
-    FORMAT,
-    PATTERN,
-    Piece,
-    Pieces,
-    checkpoint_name,
-    merge_indices,
-    write_pieces,
-)
-from imdm_dist.config.training import TrainConfig
-from imdm_dist.files import hash_json, publish_file, read_json, read_record, sync_paths, write_json
+from imdm_dist.checkpoint.format import Piece, Pieces, checkpoint_name, merge_indices, write_pieces, write_state
+from imdm_dist.checkpoint.retain import Retention
+from imdm_dist.files import publish_file, read_json, sync_paths, write_json
 from imdm_dist.parallel.topology import Topology
 
 PATIENCE = 1800.0
@@ -41,10 +32,11 @@ class Saver:
 
     Args:
         folder: the run's folder, on a file system that all ranks share.
+        retention: which checkpoints stay when a new one is there.
     """
 
-    def __init__(self, folder: Path, topology: Topology, config: TrainConfig) -> None:
-        self.folder, self.topology, self.config = folder, topology, config
+    def __init__(self, folder: Path, topology: Topology, retention: Retention) -> None:
+        self.folder, self.topology, self.retention = folder, topology, retention
         self._launch = topology.from_first(uuid.uuid4().hex[:8])
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -56,7 +48,7 @@ class Saver:
 
         Args:
             pieces: what this rank writes; live tensors.
-            about: what goes into state.json beside step, format, checksums and pieces.
+            about: what goes into state.json beside step and pieces, see `write_state`.
             background: copy the tensors to the host and return; else write them as they are and return when the
                 checkpoint is published.
 
@@ -136,9 +128,7 @@ class Saver:
 
     def _publish(self, aside: Path, step: int, about: dict[str, Any]) -> None:
         indices = self._wait_for_ranks(aside)
-        merged = merge_indices(indices)
-        state = {"format": FORMAT, "step": step, **about, **merged}
-        write_json(aside / "state.json", state | {"checksum": hash_json(state)})
+        write_state(aside, step, about, merge_indices(indices))
         for file in aside.glob("rank-*.json"):
             file.unlink()
         sync_paths(aside)
@@ -148,7 +138,7 @@ class Saver:
         with publish_file(self.folder / "latest") as pointer:
             pointer.write_text(f"{path.name}\n", encoding="utf-8")
         try:
-            retire(self.folder, self.config)
+            self.retention.apply(self.folder)
         except OSError as error:  # the checkpoint is there all the same
             print(f"an old checkpoint could not be removed: {error}", file=sys.stderr)
 
@@ -163,54 +153,6 @@ class Saver:
                 raise TimeoutError(f"after {PATIENCE:.0f} s these are not written: {', '.join(late)}")
             time.sleep(0.02)
         return [read_json(path) for path in paths]
-
-
-def retire(folder: Path, config: TrainConfig) -> None:
-    """Remove the checkpoints that the run's retention does not keep."""
-    paths = {int(path.name.removeprefix("step-")): path for path in folder.glob(PATTERN)}
-    ppl = {}
-    if config.keep_best:
-        states = {step: path / "state.json" for step, path in paths.items()}
-        ppl = {step: (read_record(file) or {}).get("valid_ppl") for step, file in states.items()}
-    for step in sorted(set(paths) - retained(paths, ppl, config)):
-        # Out of sight first: a folder half removed must not look like a checkpoint.
-        aside = folder / f".{paths[step].name}.{uuid.uuid4().hex}.tmp"
-        os.replace(paths[step], aside)
-        shutil.rmtree(aside)
-
-
-def lost_without(folder: Path, began: int, done: int) -> str:
-    """What is lost of a run whose process ends after step `done` without a save.
-
-    Args:
-        began: the step that this process went on from.
-    """
-    newest = max((int(path.name.removeprefix("step-")) for path in folder.glob(PATTERN)), default=began)
-    if done <= newest:
-        return f"nothing is lost, the last checkpoint is of step {newest}" if newest else "no step was done"
-    steps = f"steps {newest + 1} to {done} are" if done > newest + 1 else f"step {done} is"
-    return f"{steps} lost, {f'the last checkpoint is of step {newest}' if newest else 'there is no checkpoint yet'}"
-
-
-def set_aside(folder: Path, done: int) -> None:
-    """Move checkpoints of later steps out of the way: they are damaged, or of a course that the run leaves now."""
-    for path in folder.glob(PATTERN):
-        if int(path.name.removeprefix("step-")) > done:
-            away = folder / "set_aside" / f"{path.name}-{uuid.uuid4().hex[:8]}"
-            away.parent.mkdir(exist_ok=True)
-            os.replace(path, away)
-            print(f"the run goes on from step {done}: {path.name} is now {away}", file=sys.stderr)
-
-
-def retained(steps: Any, valid_ppl: dict[int, float | None], config: TrainConfig) -> set[int]:
-    """Which steps' checkpoints to keep: the newest, those at multiples of keep_every, and the best by perplexity."""
-    kept = set(sorted(steps)[-config.keep_last :])
-    if config.keep_every:
-        kept |= {step for step in steps if step % config.keep_every == 0}
-    known = {step: ppl for step, ppl in valid_ppl.items() if ppl is not None and math.isfinite(ppl)}
-    if known:
-        kept.add(min(known, key=lambda step: known[step]))
-    return kept
 
 
 def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:

@@ -60,8 +60,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the DeepSpeed engine runs a step."""
+    """How a step is run."""
 
+    kind: str = setting("deepspeed", shapes=False)
+    """What runs it: deepspeed; plain, the reference in plain torch, without ZeRO; or a module:Class of your own."""
     zero_stage: Literal[0, 1, 2, 3] = setting(0, shapes=False)
     """What ZeRO splits: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     precision: Literal["fp32", "autocast", "bf16"] = "fp32"

@@ -10,11 +10,11 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from imdm_dist.checkpoint.format import FORMAT, Piece, checkpoint_name, merge_indices, write_pieces
+from imdm_dist.checkpoint.format import Piece, checkpoint_name, merge_indices, write_pieces, write_state
 from imdm_dist.checkpoint.model import TOKENIZER
 from imdm_dist.config import Config, to_dict
 from imdm_dist.data import Tokenizer
-from imdm_dist.files import hash_json, publish_dir, write_json
+from imdm_dist.files import publish_dir, write_json
 from imdm_dist.interop.report import ImportReport
 from imdm_dist.model import Backbone
 from imdm_dist.provenance import versions
@@ -68,10 +68,7 @@ def _write_checkpoint(folder: Path, imported: Imported, step: int, about: Mappin
     }
     folder.mkdir()
     index = merge_indices([write_pieces(folder, rank=0, world=1, tp_rank=0, pieces=pieces)])
-    state = {
-        "format": FORMAT,
-        "step": step,
-        **about,
+    sizes = {
         "model": {
             "vocab_size": model.vocab_size,
             "mask_id": model.mask_id,
@@ -81,6 +78,5 @@ def _write_checkpoint(folder: Path, imported: Imported, step: int, about: Mappin
         "updates": step,
         "valid_ppl": None,
         "shapes": {name: list(tensor.shape) for name, tensor in imported.weights.items()},
-        **index,
     }
-    write_json(folder / "state.json", state | {"checksum": hash_json(state)})
+    write_state(folder, step, {**about, **sizes}, index)

@@ -24,12 +24,12 @@ from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config
 from imdm_dist.data import Dataset, TokenFile
 from imdm_dist.device import steady_allocator
-from imdm_dist.model import build_backbone
+from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.objectives.examples import cut_batch
 from imdm_dist.objectives.objective import Objective, objective_of
 from imdm_dist.parallel.topology import Topology, start
-from imdm_dist.training.loop import build
 from imdm_dist.training.setup import Run
+from imdm_dist.training.state import build
 
 STEPS = 2
 """Optimizer state exists from the first update on, so the second step shows the peak."""
@@ -41,8 +41,8 @@ def resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path) -> Run:
-    """A run on random rows; so is one that learns from a coupling, as its pairs take what other rows do."""
+def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path) -> tuple[Run, Backbone]:
+    """A run on random rows, and its model; one on a coupling too, as its pairs take what other rows do."""
     cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     rows = np.random.default_rng(0).integers(0, vocab_size - 1, (64, config.data.length))
     file = TokenFile.write(
@@ -60,13 +60,14 @@ def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path
     kind = objective_of(config.objective)
     examples = (Objective if kind.reads_coupling else kind).examples(config, cut, file)
     data = Dataset(file, file, None)
-    return Run(config, folder, data, model, cut, examples, {}, shapes, last=STEPS, resume=None)
+    return Run(config, folder, data, cut, examples, {}, shapes, last=STEPS, resume=None), model
 
 
 def take_steps(config: Config, vocab_size: int, topology: Topology, folder: Path) -> None:
     """Build a run and take optimizer steps, as the train loop does."""
-    run = random_run(config, vocab_size, topology, folder)
-    engine, state = build(run, topology)
+    run, model = random_run(config, vocab_size, topology, folder)
+    state = build(run, model, topology)
+    engine = state.engine
     for done in range(STEPS):
         for batch in run.examples.step(done):
             prepared = state.objective.prepare(batch, done).to(topology.device)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from imdm_dist.training.engine.deepspeed import Fragment, Fragments
+from imdm_dist.checkpoint.format import Piece
+from imdm_dist.training.engine import ByName
 
 
 class Ema:
     """Shadow weights with MDLM's warm start: the decay of update n is min(decay, (1 + n) / (10 + n)).
 
     Args:
-        weights: the fragments of the weights; the shadow has the same, wherever they are.
+        weights: this rank's pieces of the weights; the shadow has the same, wherever they are.
     """
 
-    def __init__(self, weights: Fragments, decay: float) -> None:
+    def __init__(self, weights: ByName, decay: float) -> None:
         self.decay = decay
-        self.shadow: Fragments = {name: Fragment(w.start, w.tensor.clone()) for name, w in weights.items()}
+        self.shadow: ByName = {name: Piece(w.start, w.tensor.clone()) for name, w in weights.items()}
 
     @torch.no_grad()
-    def update(self, weights: Fragments, done: int) -> None:
+    def update(self, weights: ByName, done: int) -> None:
         """Fold in the weights after `done` optimizer steps (1 after the first)."""
         decay = min(self.decay, (1 + done) / (10 + done))
-        ours = [fragment.tensor for fragment in self.shadow.values()]
+        ours = [piece.tensor for piece in self.shadow.values()]
         torch._foreach_lerp_(ours, [weights[name].tensor for name in self.shadow], 1 - decay)

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from imdm_dist import files
 from imdm_dist.checkpoint.model import TOKENIZER
-from imdm_dist.checkpoint.write import set_aside
+from imdm_dist.checkpoint.retain import set_aside
 from imdm_dist.files import remove_leftovers, write_json
 from imdm_dist.training.setup import Run
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.checkpoint.format import PATTERN, glance
+from imdm_dist.checkpoint.format import checkpoint_paths
+from imdm_dist.checkpoint.read import glance
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
@@ -60,7 +61,7 @@ def given_config(folder: Path, setting: str) -> Config:
 
 
 def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any]:
-    if not (folder / "state.json").exists() and not any(folder.glob(PATTERN)):
+    if not (folder / "state.json").exists() and not checkpoint_paths(folder):
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
             "made into one by imdm_dist import"

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from imdm_dist.device import few_kernels, flushed_denormals
-from imdm_dist.training.determinism import make_deterministic
 
 
 @contextmanager
@@ -48,3 +47,19 @@ def own_settings(deterministic: bool, device: torch.device) -> Iterator[None]:
             for name in set(os.environ) - set(environment):
                 del os.environ[name]
             os.environ.update(environment)
+
+
+def make_deterministic() -> None:
+    """Choose deterministic kernels and reductions; call it before a GPU or NCCL is used.
+
+    Operations that have no deterministic kernel warn. On a CPU with a fixed number of threads nothing changes.
+
+    Raises:
+        ValueError: the environment asks for NCCL's tree, whose sums depend on timing.
+    """
+    if "tree" in os.environ.get("NCCL_ALGO", "ring").lower():
+        raise ValueError("train.deterministic needs sums in a fixed order: unset NCCL_ALGO, or set it to Ring")
+    os.environ["NCCL_ALGO"] = "Ring"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)

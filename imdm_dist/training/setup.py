@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from imdm_dist.checkpoint.format import PATTERN, Checkpoint, find_checkpoint, newest_checkpoint
+from imdm_dist.checkpoint.format import checkpoint_paths
 from imdm_dist.checkpoint.model import initialise, load_model
+from imdm_dist.checkpoint.read import Checkpoint, find_checkpoint, newest_checkpoint
 from imdm_dist.config import fixed_settings, from_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.coupling import Coupling
@@ -20,6 +21,7 @@ from imdm_dist.objectives.examples import Cut, Examples, cut_batch
 from imdm_dist.objectives.objective import objective_of
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.blocks import check_compile
+from imdm_dist.training.engine import engine_of
 from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
 
 _SECTIONS = ("model", "objective", "optimizer", "engine", "train")
@@ -28,13 +30,11 @@ _SECTIONS = ("model", "objective", "optimizer", "engine", "train")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to start or to go on."""
+    """What a run is: a description, which nothing changes."""
 
     config: Config
     folder: Path
     data: Dataset
-    model: Backbone
-    """On the host, with the weights of `inputs.init` or random ones."""
     cut: Cut
     examples: Examples
     provenance: dict[str, Any]
@@ -45,6 +45,8 @@ class Run:
     """Optimizer steps in all."""
     resume: Checkpoint | None
     """The checkpoint to go on from."""
+    moments: bool = True
+    """Keep what more steps would need: AdamW's moments in the last checkpoint, and the checkpoints before it."""
 
     @property
     def done(self) -> int:
@@ -52,13 +54,22 @@ class Run:
         return self.resume.step if self.resume else 0
 
 
-def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint | None) -> Run:
+def set_up(
+    config: Config, folder: Path, topology: Topology, resume: Checkpoint | None, moments: bool
+) -> tuple[Run, Backbone]:
     """Check settings and inputs, and that the checkpoint to go on from is of this run.
+
+    Args:
+        resume, moments: see `Run`.
+
+    Returns:
+        the run, and its model on the host with the weights of `inputs.init` or random ones.
 
     Raises:
         ValueError: settings, data, initial weights, coupling or an earlier run in `folder` do not fit.
     """
     last = total_steps(config)
+    engine_of(config.engine)
     check_compile(config.engine, topology.device)
     cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     if resume is not None:
@@ -96,7 +107,7 @@ def set_up(config: Config, folder: Path, topology: Topology, resume: Checkpoint 
                 f"{resume.path} cannot go on to train.steps={last}, for it holds no moments (a chain's finished stage "
                 f"or an import): train on in another folder with inputs.init={resume.path.parent}"
             )
-    return Run(config, folder, data, model, cut, examples, provenance, shapes, last, resume)
+    return Run(config, folder, data, cut, examples, provenance, shapes, last, resume, moments), model
 
 
 def to_resume(resume: str, folder: Path) -> Checkpoint | None:
@@ -108,7 +119,7 @@ def to_resume(resume: str, folder: Path) -> Checkpoint | None:
         ValueError: there is none where there should be one, or one where there should be none.
     """
     newest = newest_checkpoint(folder)
-    if newest is None and any(folder.glob(PATTERN)):
+    if newest is None and checkpoint_paths(folder):
         raise ValueError(
             f"{folder} holds checkpoints, but none that can be read: move them away, or name another folder"
         )

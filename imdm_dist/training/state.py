@@ -2,57 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from imdm_dist.checkpoint.format import Checkpoint, Piece
-from imdm_dist.checkpoint.write import Saver, owners, retire
+from imdm_dist.checkpoint.format import Piece
+from imdm_dist.checkpoint.read import Checkpoint
+from imdm_dist.checkpoint.retain import Retention
+from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import to_dict
 from imdm_dist.config.names import Weights
-from imdm_dist.model.cuts import share
-from imdm_dist.objectives.objective import Objective
+from imdm_dist.model import Backbone
+from imdm_dist.objectives.objective import Objective, build_objective, objective_of
+from imdm_dist.parallel.topology import Topology
 from imdm_dist.provenance import versions
+from imdm_dist.training.blocks import prepare_blocks
 from imdm_dist.training.ema import Ema
-from imdm_dist.training.engine.deepspeed import QUANTITIES, Engine, Fragments
+from imdm_dist.training.engine import QUANTITIES, ByName, Engine, engine_of
 from imdm_dist.training.setup import Run
 
 
 class TrainState:
     """Weights, moments, EMA and the objective's state; data order and draws follow from the step."""
 
-    def __init__(self, engine: Engine, ema: Ema, objective: Objective, run: Run) -> None:
-        self.engine, self.ema, self.objective, self.run = engine, ema, objective, run
-        self.topology = engine.topology
-        self.saver = Saver(run.folder, self.topology, run.config.train)
+    def __init__(self, engine: Engine, ema: Ema, objective: Objective, run: Run, topology: Topology) -> None:
+        self.engine, self.ema, self.objective, self.run, self.topology = engine, ema, objective, run, topology
+        settings = run.config.train
+        self.retention = Retention(settings.keep_last, settings.keep_every, settings.keep_best)
+        self.saver = Saver(run.folder, topology, self.retention)
 
     def follow(self, done: int) -> None:
         """Bring EMA and objective up to the weights after `done` steps."""
-        self.ema.update(self.engine.fragments("weights"), done)
+        self.ema.update(self.engine.pieces("weights"), done)
         self.objective.end_step(done, self._gathered)
 
     def _gathered(self, kind: Weights) -> Iterator[tuple[str, Tensor]]:
-        return self.engine.gather(self.ema.shadow if kind == "ema" else self.engine.fragments("weights"))
+        """Each parameter's whole tensor-parallel share, one by one, joined from all data-parallel ranks."""
+        pieces = self.ema.shadow if kind == "ema" else self.engine.pieces("weights")
+        for name, shape in self.engine.shapes.items():
+            own = pieces.get(name)
+            if own is not None and not self.engine.divides:
+                yield name, own.tensor.view(shape)
+                continue
+            whole = torch.zeros(shape.numel(), dtype=torch.float32, device=self.topology.device)
+            if own is not None:
+                whole[own.start : own.start + own.tensor.numel()].copy_(own.tensor)
+            yield name, self.topology.sum_over_data(whole).view(shape)
 
     def save(self, done: int, valid_ppl: float | None, background: bool, moments: bool = True) -> None:
         """Publish the checkpoint of step `done`, or begin to; one without moments is the end, and stays alone."""
-        run, model = self.run, self.run.model
-        split = self.engine.config.zero_stage > 0
-        pieces: dict[str, dict[str, Piece]] = {}
-        for quantity in QUANTITIES if moments else QUANTITIES[:1]:
-            pieces[quantity] = self._pieces(self.engine.fragments(quantity), split)
-        pieces["ema"] = self._pieces(self.ema.shadow, split)
+        run, data, engine = self.run, self.run.data.train, self.engine
+        quantities = QUANTITIES if moments else QUANTITIES[:1]
+        pieces: dict[str, ByName] = {q: self._to_write(engine.pieces(q), engine.divides) for q in quantities}
+        pieces["ema"] = self._to_write(self.ema.shadow, engine.divides)
         held = self.objective.state() if moments else {}
-        teacher = self._mine({name: Piece(0, tensor) for name, tensor in held.items()}, split=False)
+        teacher = self._to_write({name: Piece(0, tensor) for name, tensor in held.items()}, divided=False)
         pieces["objective"] = {name: Piece(0, piece.tensor.float()) for name, piece in teacher.items()}
         about: dict[str, Any] = {
             "config": to_dict(run.config),
-            "model": {"vocab_size": model.vocab_size, "mask_id": model.mask_id, "length": run.data.train.length},
+            "model": {"vocab_size": data.vocab_size, "mask_id": data.mask_id, "length": data.length},
             "ranks": {"tensor_parallel": self.topology.tp, "data_parallel": self.topology.dp},
-            "updates": self.engine.optimizer_steps(),
+            "updates": engine.updates(),
             "valid_ppl": valid_ppl,
             "shapes": run.shapes,
             "provenance": run.provenance,
@@ -60,40 +74,57 @@ class TrainState:
         }
         self.saver.save(done, {name: named for name, named in pieces.items() if named}, about, background)
         if not moments and self.topology.first:
-            retire(run.folder, replace(run.config.train, keep_last=1))
+            replace(self.retention, last=1).apply(run.folder)
 
-    def _pieces(self, fragments: Fragments, split: bool) -> dict[str, Piece]:
-        """Pieces of what the optimizer owns; in their shape where they are whole."""
-        pieces = {}
-        for name, piece in fragments.items():
-            shape = self.engine.shapes[name]
-            whole = piece.tensor.numel() == shape.numel()
-            pieces[name] = Piece(piece.start, piece.tensor.view(shape) if whole else piece.tensor)
-        return self._mine(pieces, split)
+    def _to_write(self, pieces: Mapping[str, Piece], divided: bool) -> ByName:
+        """What this rank writes of what it has, nothing that another rank writes too; in its shape where it is whole.
 
-    def _mine(self, pieces: dict[str, Piece], split: bool) -> dict[str, Piece]:
-        """What this rank writes: nothing that another rank has too and writes."""
-        topology, cut_of = self.topology, self.run.model.cut_of
+        Args:
+            divided: data-parallel ranks have different pieces; else they share the writing.
+        """
+        shapes, topology, cut_of = self.engine.shapes, self.topology, self.engine.backbone.cut_of
         owner = owners({name: piece.tensor.numel() for name, piece in pieces.items()}, topology.dp)
         return {
-            name: piece
+            name: replace(piece, tensor=piece.tensor.view(shapes[name]))
+            if piece.tensor.numel() == shapes[name].numel()
+            else piece
             for name, piece in pieces.items()
-            if (cut_of(name) is not None or topology.tp_rank == 0) and (split or owner[name] == topology.dp_rank)
+            if (cut_of(name) is not None or topology.tp_rank == 0) and (divided or owner[name] == topology.dp_rank)
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take everything from a checkpoint of this run, written by ranks of any number."""
-        run, objective, engine = self.run, self.objective, self.engine
-        batch = objective.prepare(run.examples.step(run.done)[0], run.done).to(self.topology.device)
-        engine.prepare_load(lambda model: objective.loss(model, batch), len(run.cut.pieces))
 
         def share_of(quantity: str, name: str) -> Tensor:
-            cut = run.model.cut_of(name)
-            return share(checkpoint.full(quantity, name), cut, self.topology.tp_rank, self.topology.tp)
+            return checkpoint.share(quantity, name, self.topology.tp_rank, self.topology.tp)
 
-        engine.load(share_of, checkpoint.state["updates"])
-        with torch.no_grad():
-            for name, piece in self.ema.shadow.items():
-                whole = share_of("ema", name).reshape(-1)
-                piece.tensor.copy_(whole[piece.start : piece.start + piece.tensor.numel()])
-        objective.load_state(run.done, ((name, share_of("objective", name)) for name in checkpoint.names("objective")))
+        self.engine.load(share_of, checkpoint.state["updates"])
+        for name, piece in self.ema.shadow.items():
+            piece.copy_from(share_of("ema", name))
+        held = ((name, share_of("objective", name)) for name in checkpoint.names("objective"))
+        self.objective.load_state(checkpoint.step, held)
+
+
+def build(run: Run, model: Backbone, topology: Topology) -> TrainState:
+    """Bring all that trains to where the run stands.
+
+    Args:
+        model: with the run's initial weights, whole, on the host; it is taken over.
+    """
+    config = run.config
+    teacher = copy.deepcopy(model) if objective_of(config.objective).needs_teacher else None
+    if topology.tp > 1:
+        from imdm_dist.parallel.tensor_parallel import split  # seconds to import
+
+        for one in filter(None, (model, teacher)):
+            split(one, topology)
+    model = prepare_blocks(model.to(topology.device), config.engine)
+    if teacher is not None:
+        teacher.to(topology.device, torch.bfloat16 if config.engine.precision == "bf16" else None)
+    objective = build_objective(config, teacher)
+    cut, make = run.cut, engine_of(config.engine)
+    engine = make(model, config.engine, config.optimizer, topology, cut.micro_batch, len(cut.pieces))
+    state = TrainState(engine, Ema(engine.pieces("weights"), config.optimizer.ema_decay), objective, run, topology)
+    if run.resume is not None:
+        state.load(run.resume)
+    return state

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from imdm_dist.checkpoint import format as checkpoint_format
-from imdm_dist.checkpoint.format import Piece, check, newest_checkpoint
-from imdm_dist.checkpoint.write import Saver, owners, retained, retire
+from imdm_dist.checkpoint.format import Piece
+from imdm_dist.checkpoint.read import check, newest_checkpoint
+from imdm_dist.checkpoint.retain import Retention
+from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.topology import start
@@ -24,8 +26,8 @@ PIECES = {"weights": {"a": Piece(0, torch.arange(4.0))}, "ema": {"a": Piece(0, t
 ABOUT = {"config": {}, "shapes": {"a": [4]}, "ranks": {"tensor_parallel": 1, "data_parallel": 1}}
 
 
-def saver(folder, **settings):
-    return Saver(folder, start(1, DitConfig()), TrainConfig(**settings))
+def saver(folder, keep_last=2):
+    return Saver(folder, start(1, DitConfig()), Retention(keep_last))
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -88,18 +90,19 @@ def test_an_unknown_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "ppl", "kept"),
+    ("retention", "ppl", "kept"),
     [
-        ({"keep_last": 2}, {}, {5, 6}),
-        ({"keep_last": 1, "keep_every": 2}, {}, {2, 4, 6}),
-        ({"keep_last": 1, "keep_best": True, "valid_every": 1}, {1: 9.0, 3: 2.0, 5: 3.0, 6: None}, {3, 6}),
+        (Retention(2), {}, {5, 6}),
+        (Retention(1, every=2), {}, {2, 4, 6}),
+        (Retention(1), {1: 9.0, 3: 2.0, 5: 3.0, 6: None}, {6}),
+        (Retention(1, best=True), {1: 9.0, 3: 2.0, 5: 3.0, 6: None}, {3, 6}),
         # A perplexity that no float holds is never the best; earlier versions wrote nan.
-        ({"keep_last": 1, "keep_best": True, "valid_every": 1}, {1: math.nan, 3: 2.0, 5: math.inf, 6: None}, {3, 6}),
-        ({"keep_last": 1, "keep_best": True, "valid_every": 1}, {1: None, 2: None}, {6}),
+        (Retention(1, best=True), {1: math.nan, 3: 2.0, 5: math.inf, 6: None}, {3, 6}),
+        (Retention(1, best=True), {1: None, 2: None}, {6}),
     ],
 )
-def test_retention(settings, ppl, kept):
-    assert retained(range(1, 7), ppl, TrainConfig(**settings)) == kept
+def test_retention(retention, ppl, kept):
+    assert retention.kept(range(1, 7), ppl) == kept
 
 
 def test_a_checkpoint_without_a_whole_state_is_passed_over_and_ends_no_training(tmp_path, capsys):
@@ -108,7 +111,7 @@ def test_a_checkpoint_without_a_whole_state_is_passed_over_and_ends_no_training(
         (tmp_path / f"step-{step:08d}" / "state.json").write_text("" if step == 1 else "null")
     assert newest_checkpoint(tmp_path) is None
     assert capsys.readouterr().err.count("state.json is damaged: use another checkpoint") == 3
-    retire(tmp_path, TrainConfig(keep_last=2, keep_best=True, valid_every=1))
+    Retention(2, best=True).apply(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 

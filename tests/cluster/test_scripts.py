@@ -11,7 +11,7 @@ import torch
 
 from imdm_dist.chain.chain import load_chain, needed
 from imdm_dist.chain.runner import execute, make_stages
-from imdm_dist.checkpoint.format import find_checkpoint
+from imdm_dist.checkpoint.read import find_checkpoint
 from tests.cluster import tiny
 from tests.cluster.jobs import Cluster
 

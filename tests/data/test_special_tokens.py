@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from imdm_dist.checkpoint.format import check
+from imdm_dist.checkpoint.read import check
 from imdm_dist.data import TokenFile, prepare
 from imdm_dist.data.tokenizer import load_tokenizer, train_bpe
 from imdm_dist.evaluation.causal_lm import load_causal_lm

@@ -281,6 +281,30 @@ def test_the_same_division_goes_on_bit_for_bit(home, ranks, runs, stage, split):
     assert bits_equal(ours, theirs)
 
 
+PLAIN = (("kind", "plain"),)
+ENGINES = [
+    ("teacher", Split()),
+    ("teacher", Split(0, 1, 2, micro_batch=2)),
+    ("teacher", Split(0, 2, 2)),
+    ("sdtt", Split(0, 2, 2)),
+]
+
+
+@pytest.mark.parametrize(("stage", "split"), ENGINES, ids=lambda value: getattr(value, "name", value))
+def test_the_plain_engine_gives_deepspeeds_bits_and_either_goes_on_from_the_other(home, ranks, runs, stage, split):
+    """Up to two data-parallel ranks: sums of more depend on the order in which they are made."""
+    splits = {"plain": replace(split, more=PLAIN), "deepspeed": split}
+    whole = {kind: runs(stage, one) for kind, one in splits.items()}
+    ours, theirs = (curve(folder) for folder in whole.values())
+    assert (ours.losses, ours.norms) == (theirs.losses, theirs.norms)
+    assert bits_equal(ours, theirs)
+    for begun, kind in (("plain", "deepspeed"), ("deepspeed", "plain")):
+        folder = home / f"{stage}-{split.name}-{begun}-to-{kind}"
+        cut_off(whole[begun], folder)
+        ranks(split.world).run(parity.run, config_of(home, stage, splits[kind]), str(folder))
+        assert bits_equal(curve(folder), theirs)
+
+
 # --- replicas
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from imdm_dist.checkpoint.format import newest_checkpoint
+from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import Config, DataConfig, TrainConfig
 from imdm_dist.config.training import EngineConfig
 from imdm_dist.model.dit import DitConfig

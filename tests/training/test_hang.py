@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from imdm_dist.checkpoint.format import newest_checkpoint
+from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import Config, DataConfig, EngineConfig, TrainConfig, load_config
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.failure import EXIT_HUNG, Log

@@ -13,7 +13,7 @@ import torch
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.stages.train import Train
-from imdm_dist.checkpoint.format import check
+from imdm_dist.checkpoint.read import check
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.model.dit.model import Block
 from imdm_dist.objectives import objective
@@ -23,6 +23,7 @@ from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from imdm_dist.training.optimizers import build_optimizer, check_agrees, find_fused
 from tests import golden, parity
+from tests.other_adam import OtherAdam
 from tests.parity import Split, bits_equal, config_of
 
 
@@ -95,12 +96,12 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_written_down(ho
 
 
 def stand_in(wrong: float = 0.0):
-    """A FusedAdam as apex has it, of torch's own parts."""
+    """A FusedAdam as apex has it."""
 
-    class FusedAdam(torch.optim.AdamW):
+    class FusedAdam(OtherAdam):
         def __init__(self, parameters, lr, betas, eps, weight_decay, adam_w_mode):
             assert adam_w_mode
-            super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay + wrong)
+            super().__init__(parameters, "apex", lr, betas, eps, weight_decay + wrong)
 
     return FusedAdam
 
@@ -141,9 +142,22 @@ def test_an_optimizer_that_agrees_is_taken_and_one_that_does_not_is_refused(monk
 def test_a_run_with_another_librarys_optimizer_skips_and_resumes_too(home, curves, monkeypatch):
     install(monkeypatch, kernels=True, optimizers=stand_in())
     config = config_of(home, "teacher", Split(), dropout=0.1)
-    train(replace(config, optimizer=replace(config.optimizer, kind="apex")), home / "apex")
+    config = replace(config, optimizer=replace(config.optimizer, kind="apex"))
+    train(config, home / "apex")
     found = parity.curve(home / "apex")
     assert found.losses == pytest.approx(curves["teacher"].losses, rel=1e-5)
+    parity.cut_off(home / "apex", home / "apex-resumed")
+    train(config, home / "apex-resumed")
+    assert bits_equal(parity.curve(home / "apex-resumed"), found)
+    real, calls = objective.nelbo, []
+
+    def faulty(*arguments):
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(objective, "nelbo", faulty)
+    train(replace(config, train=replace(config.train, steps=2)), home / "apex-skipped")
+    assert [line["grad_norm"] is None for line in read_metrics(home / "apex-skipped")] == [True, False]
 
 
 def test_apexs_layer_norm_is_taken_where_it_agrees(home, curves, monkeypatch):
@@ -219,7 +233,7 @@ def test_deepspeeds_kernel_is_refused_without_a_gpu():
 
 
 def test_deterministic_mode_refuses_sums_in_any_order(monkeypatch):
-    from imdm_dist.training.determinism import make_deterministic
+    from imdm_dist.training.process import make_deterministic
 
     monkeypatch.setenv("NCCL_ALGO", "Tree")
     with pytest.raises(ValueError, match="unset NCCL_ALGO"):

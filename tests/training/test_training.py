@@ -1,9 +1,10 @@
 """Training: a run that was cut off ends as one that was not, in every mode; bad checkpoints are named."""
 
+import copy
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from imdm_dist.chain.rollouts import generate_coupling
 from imdm_dist.checkpoint import write as saver
-from imdm_dist.checkpoint.format import check, newest_checkpoint
 from imdm_dist.checkpoint.model import load_model
+from imdm_dist.checkpoint.read import check, newest_checkpoint
 from imdm_dist.config import (
     Config,
     CouplingConfig,
@@ -29,11 +30,13 @@ from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.examples import DataExamples, cut_batch
 from imdm_dist.objectives.redi import CouplingExamples, RediConfig
 from imdm_dist.objectives.sdtt import SdttConfig
-from imdm_dist.training.engine.deepspeed import Engine
+from imdm_dist.parallel.topology import joined
+from imdm_dist.training.engine.deepspeed import DeepSpeedEngine
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
-from imdm_dist.training.setup import check_resumable, open_coupling
+from imdm_dist.training.setup import check_resumable, open_coupling, set_up
+from imdm_dist.training.state import build
 from imdm_dist.training.stop import StopRequest
 
 STEPS = 6
@@ -506,11 +509,30 @@ def test_a_run_without_one_finite_update_does_not_end_well(home, teacher, monkey
     config = text_config(home, inputs=InputsConfig(init=str(teacher) if init else ""))
     config = replace(config, train=replace(config.train, steps=3, save_every=2, log_every=log_every, async_save=False))
     folder = home / f"nothing-{log_every}-{init}"
-    accumulate = Engine.accumulate
-    monkeypatch.setattr(Engine, "accumulate", lambda e, loss: accumulate(e, lambda model: loss(model) * math.nan))
+    accumulate = DeepSpeedEngine.accumulate
+    monkeypatch.setattr(
+        DeepSpeedEngine, "accumulate", lambda e, loss: accumulate(e, lambda model: loss(model) * math.nan)
+    )
     remedy = f"not one was, so the model of inputs.init={teacher} is of no use" if init else "lower optimizer.lr"
     with pytest.raises(ValueError, match=f"of 3 steps in a row are not finite.*: {remedy}"):
         train(config, folder)
     with pytest.raises(ValueError, match="of 1 steps in a row are not finite"):
         train(config, folder)
     assert newest_checkpoint(folder).step == 2
+
+
+def test_a_run_is_a_description_that_nothing_changes(home, tmp_path):
+    config = replace(text_config(home), engine=EngineConfig(kind="plain", precision="autocast"))
+    with joined(1, config.model) as topology:
+        run, model = set_up(config, tmp_path / "run", topology, resume=None, moments=True)
+        before, deep = dict(vars(run)), copy.deepcopy((run.config, run.shapes, run.provenance, run.cut))
+        state = build(run, model, topology)
+        state.engine.accumulate(lambda backbone: state.objective.loss(backbone, run.examples.step(0)[0]))
+        state.engine.step(1e-3)
+        state.follow(1)
+        state.save(1, None, background=False)
+        state.engine.close()
+    assert vars(run) == before and (run.config, run.shapes, run.provenance, run.cut) == deep
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(run).values())
+    with pytest.raises(FrozenInstanceError):
+        run.last = 7

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imdm_dist.chain.checks import Checks
 from imdm_dist.chain.stage import Stage
-from imdm_dist.checkpoint.format import find_checkpoint, glance
+from imdm_dist.checkpoint.read import find_checkpoint, glance
 from imdm_dist.files import hash_json
 from imdm_dist.training.inputs import ModelRecord, given_model
 

@@ -11,7 +11,8 @@ import torch
 from imdm_dist.chain.checks import Checks, ids_of
 from imdm_dist.chain.in_hand import STALE_S, heartbeat_of
 from imdm_dist.chain.stage import Stage, StageProgress, input_of
-from imdm_dist.checkpoint.format import discard_broken, glance, newest_checkpoint
+from imdm_dist.checkpoint.read import glance, newest_checkpoint
+from imdm_dist.checkpoint.retain import discard_broken
 from imdm_dist.config import Config, InputsConfig
 from imdm_dist.data.tokens import Tokens
 from imdm_dist.device import default_device

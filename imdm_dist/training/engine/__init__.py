@@ -1,5 +1,5 @@
-"""What runs optimizer steps on a backbone."""
+"""Engines: what takes optimizer steps on a backbone."""
 
-from imdm_dist.training.engine.deepspeed import QUANTITIES, Engine, Fragment, Fragments, Quantity
+from imdm_dist.training.engine.engine import QUANTITIES, ByName, Engine, Quantity, engine_of
 
-__all__ = ["QUANTITIES", "Engine", "Fragment", "Fragments", "Quantity"]
+__all__ = ["QUANTITIES", "ByName", "Engine", "Quantity", "engine_of"]

@@ -16,7 +16,7 @@ from imdm_dist.chain.stages.train import Train
 from imdm_dist.checkpoint.read import check
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.model.dit.model import Block
-from imdm_dist.objectives import objective
+from imdm_dist.objectives import nelbo
 from imdm_dist.training import setup
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.loop import train
@@ -66,13 +66,13 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_written_down(ho
     """The fourth of six steps; the run goes on after it, and so does a resumed one."""
     config = replace(config_of(home, "teacher", Split(), steps=6), engine=ENGINES[mode])
     config = replace(config, train=replace(config.train, save_every=1))
-    real, calls = objective.nelbo, []
+    real, calls = nelbo.nelbo, []
 
     def faulty(*arguments):
         calls.append(1)
         return real(*arguments) * (float("nan") if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(objective, "nelbo", faulty)
+    monkeypatch.setattr(nelbo, "nelbo", faulty)
     folder = home / f"skipped-{mode}"
     train(config, folder)
     third, fourth, last = (check(folder / f"step-{step:08d}") for step in (3, 4, 6))

@@ -19,6 +19,7 @@ from imdm_dist.data.tokens import Tokens, tokens_of
 from imdm_dist.planning.plan import CouplingPlan, Hardware, plan_coupling
 from imdm_dist.planning.text import duration
 from imdm_dist.planning.vocabulary_size import vocabulary_size
+from imdm_dist.registry import SOURCES
 from imdm_dist.training.inputs import ModelRecord, given_model
 
 
@@ -55,6 +56,7 @@ class Coupling(Stage):
         return stages[self.teacher].record(stages, checks)
 
     def input_problems(self, rows: Tokens | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+        checks.look_up(self.name, SOURCES.get, self.config.coupling.source)
         teacher = self.record(stages, checks)
         if teacher and rows and self.config.coupling.kind == "perturbed":  # the other kind reads no text
             if problem := teacher.tokens.unlike(rows):

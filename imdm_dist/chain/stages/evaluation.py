@@ -17,6 +17,7 @@ from imdm_dist.coupling import Coupling
 from imdm_dist.data import prepare
 from imdm_dist.data.tokens import Tokens
 from imdm_dist.problems import refuse
+from imdm_dist.registry import METRICS, SOURCES
 from imdm_dist.training.inputs import coupling_tokens, given_model
 
 ID_BYTES = 4
@@ -50,6 +51,9 @@ class Evaluation(Stage):
         evaluate(self.config, prepare(self.config.data), candidates, evaluator, folders[self.name])
 
     def input_problems(self, rows: Tokens | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+        for metric in self.config.evaluation.metrics:
+            checks.look_up(self.name, METRICS.get, metric)
+        checks.look_up(self.name, SOURCES.get, self.config.evaluation.source)
         for label, name in self.models.items():
             model = stages[name].record(stages, checks)
             if model and rows and (problem := model.tokens.unlike(rows)):

@@ -24,6 +24,7 @@ from imdm_dist.planning.text import duration, gigabytes
 from imdm_dist.problems import refuse
 from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.blocks import check_compile
+from imdm_dist.training.engine import engine_of
 from imdm_dist.training.inputs import check_inputs, coupling_misfit, misfits
 from imdm_dist.training.loop import train
 from imdm_dist.training.setup import total_steps
@@ -109,6 +110,7 @@ class Train(Stage):
 def check_training(stage: str, config: Config, rows: Tokens | None, world: int, in_job: bool, checks: Checks) -> None:
     """Check a run's steps, divisions and memory."""
     checks.look_up(stage, total_steps, config)
+    checks.look_up(stage, engine_of, config.engine)
     if in_job:
         checks.look_up(stage, check_compile, config.engine, default_device())
     # What divides does so for any vocabulary.

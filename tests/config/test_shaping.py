@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from imdm_dist.chain import load_chain
-from imdm_dist.chain.identity import shaping
 from imdm_dist.config import Config, fixed_settings, from_dict, load_config, setting, shaping_settings, to_dict
 from imdm_dist.files import hash_json
 from imdm_dist.objectives.sdtt import SdttConfig
@@ -63,7 +62,7 @@ class Own(Nelbo):
 def test_finished_stages_keep_their_names(tmp_path: Path) -> None:
     (tmp_path / "chain.yaml").write_text(WHOLE)
     stages = load_chain(tmp_path / "chain.yaml").stages
-    assert {stage.name: hash_json(shaping(stage))[:16] for stage in stages} == BEFORE
+    assert {stage.name: hash_json(shaping_settings(stage.config, *stage.shaping))[:16] for stage in stages} == BEFORE
 
 
 @pytest.fixture
@@ -77,7 +76,8 @@ def identity(kind: str, folder: Path, **settings: Any) -> str:
     """Of a stage that trains with an objective of one's own."""
     stage = {"name": "one", "kind": "train", "set": {"objective": {"kind": kind, **settings}, "train": {"steps": 1}}}
     (folder / "chain.yaml").write_text(json.dumps({"stages": [stage]}))
-    return hash_json(shaping(load_chain(folder / "chain.yaml").stages[0]))
+    stage = load_chain(folder / "chain.yaml").stages[0]
+    return hash_json(shaping_settings(stage.config, *stage.shaping))
 
 
 def resumable(kind: str, before: dict[str, Any], now: dict[str, Any]) -> str:

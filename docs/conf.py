@@ -5,6 +5,8 @@ make docs        # docs/_build/index.html
 
 from __future__ import annotations
 
+from sphinx.application import Sphinx
+
 import imdm_dist
 
 project = "imdm_dist"
@@ -38,3 +40,13 @@ autodoc_default_options = {"members": True, "undoc-members": True, "show-inherit
 # What the pages do not need to be made: importing a module must not want a GPU or a cluster.
 autodoc_mock_imports = ["apex"]
 napoleon_google_docstring = True
+
+
+def setup(app: Sphinx) -> None:
+    """Have a colon in the docstring of an attribute be one: napoleon takes what stands before it for a type."""
+
+    def keep_colons(app: Sphinx, what: str, name: str, about: object, options: object, lines: list[str]) -> None:
+        if what in ("attribute", "data", "property"):
+            lines.insert(0, "")
+
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)

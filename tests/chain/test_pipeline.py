@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,28 +46,28 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
     home = tmp_path_factory.mktemp("pipeline")
     path = tiny.chain(home)
     run_chain(load_chain(path), home / "runs", workers=1)
     return home
 
 
-def tiny_chain(home, *overrides):
+def tiny_chain(home: Any, *overrides: Any) -> Any:
     return load_chain(home / f"{tiny.NAME}.yaml", overrides)
 
 
-def found(home, *overrides, root="runs"):
+def found(home: Any, *overrides: Any, root: str = "runs") -> Any:
     return survey(tiny_chain(home, *overrides), home / root / tiny.NAME)
 
 
-def test_a_survey_finds_what_is_whole(home):
+def test_a_survey_finds_what_is_whole(home: Any) -> None:
     assert {one.state for one in found(home).values()} == {"whole"}
     quick = survey(tiny_chain(home), home / "runs" / tiny.NAME, quick=True)
     assert {name: one.digest for name, one in quick.items()} == {name: one.digest for name, one in found(home).items()}
 
 
-def test_a_changed_setting_is_named_and_what_follows_waits(home):
+def test_a_changed_setting_is_named_and_what_follows_waits(home: Any) -> None:
     changed = found(home, "sdtt/optimizer.lr=2e-3", "teacher/train.log_every=1")
     assert changed["teacher"].state == "whole"
     assert (changed["sdtt"].state, changed["sdtt"].why) == ("missing", "made anew: optimizer.lr was 0.001, is 0.002")
@@ -75,13 +76,13 @@ def test_a_changed_setting_is_named_and_what_follows_waits(home):
     assert changed["judge"].state == "whole"
 
 
-def test_a_survey_builds_no_data(home):
+def test_a_survey_builds_no_data(home: Any) -> None:
     elsewhere = found(home, f"data.cache={home / 'elsewhere'}")
     assert elsewhere["teacher"].why == "without prepared data"
     assert not (home / "elsewhere").exists()
 
 
-def test_what_a_stage_needs(home):
+def test_what_a_stage_needs(home: Any) -> None:
     chain = tiny_chain(home)
     assert [stage.name for stage in needed(chain, "redi")] == ["teacher", "sdtt", "pairs", "redi"]
     assert [stage.name for stage in needed(chain, "table")] == [stage.name for stage in chain.stages]
@@ -89,7 +90,7 @@ def test_what_a_stage_needs(home):
         needed(chain, "rdei")
 
 
-def given(home, tmp_path, teacher, **settings):
+def given(home: Any, tmp_path: Path, teacher: Any, **settings: Any) -> Any:
     """A chain whose teacher is given."""
     content = yaml.safe_load((home / f"{tiny.NAME}.yaml").read_text())
     content["stages"] = [
@@ -101,7 +102,7 @@ def given(home, tmp_path, teacher, **settings):
     return load_chain(tmp_path / "given.yaml")
 
 
-def test_a_given_model_is_a_stage(home, tmp_path):
+def test_a_given_model_is_a_stage(home: Any, tmp_path: Path) -> None:
     teacher = found(home)["teacher"].folder
     chain = given(home, tmp_path, teacher, train={"steps": 2})
     preflight(chain, chain.stages, tmp_path / "runs")
@@ -128,7 +129,9 @@ def test_a_given_model_is_a_stage(home, tmp_path):
         (["coupling.pairs=1000000000000000"], "the runs will take .* GB, .* left: make room"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_runs(home, tmp_path, overrides, match):
+def test_what_cannot_work_is_refused_before_anything_runs(
+    home: Any, tmp_path: Path, overrides: Any, match: str
+) -> None:
     given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2})
     chain = load_chain(tmp_path / "given.yaml", overrides)
     with pytest.raises(ValueError, match=match) as caught:
@@ -140,7 +143,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(home, tmp_path, overri
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
-def judged(home, tmp_path, spoil, *overrides):
+def judged(home: Any, tmp_path: Path, spoil: Any, *overrides: Any) -> Any:
     """A chain of a given teacher, couplings, ReDi and a table by a judge that is a folder, with something spoilt."""
     there = found(home)
     teacher, judge = tmp_path / "teacher", tmp_path / "judge"
@@ -155,20 +158,20 @@ def judged(home, tmp_path, spoil, *overrides):
     return load_chain(tmp_path / "judged.yaml", ["resources.tasks_per_node=1", "resources.nodes=1", *overrides])
 
 
-def cut(path):
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def as_bin(judge, content):
+def as_bin(judge: Any, content: Any) -> None:
     (judge / "model.safetensors").unlink()
     (judge / "pytorch_model.bin").write_bytes(content)
 
 
-def rewrite(path, **changes):
+def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def of_other_tokens(judge, teacher):
+def of_other_tokens(judge: Any, teacher: Any) -> None:
     rewrite(judge / "evaluator.json", tokens=["other", 301, 300])
 
 
@@ -235,7 +238,9 @@ ROWS_OF_12 = "has rows of 12 tokens, data.length is 16: set data.length=12"
         ),
     ],
 )
-def test_all_that_is_wrong_is_said_at_once(home, tmp_path, spoil, overrides, expected):
+def test_all_that_is_wrong_is_said_at_once(
+    home: Any, tmp_path: Path, spoil: Any, overrides: Any, expected: Any
+) -> None:
     chain = judged(home, tmp_path, spoil, *overrides)
     before = set(tmp_path.rglob("*"))
     if not expected:
@@ -250,7 +255,7 @@ def test_all_that_is_wrong_is_said_at_once(home, tmp_path, spoil, overrides, exp
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_teacher_of_another_tokenizer_is_seen_when_the_text_is_packed(home, tmp_path):
+def test_a_teacher_of_another_tokenizer_is_seen_when_the_text_is_packed(home: Any, tmp_path: Path) -> None:
     words = "".join(f"an other text of {i} words, {i * 3 % 17}.\n" for i in range(200))
     (tmp_path / "other.txt").write_text(words)
     changed = [f"data.train={tmp_path / 'other.txt'}", f"data.cache={tmp_path / 'data'}"]
@@ -264,7 +269,7 @@ def test_a_teacher_of_another_tokenizer_is_seen_when_the_text_is_packed(home, tm
     assert not list((tmp_path / "runs").rglob("step-*"))
 
 
-def test_a_table_of_models_is_checked_before_the_first_is_sampled(home, tmp_path):
+def test_a_table_of_models_is_checked_before_the_first_is_sampled(home: Any, tmp_path: Path) -> None:
     there = found(home)
     config = tiny_chain(home).stage("table").config
     models = {"A": there["teacher"].folder, "B": there["redi"].folder}
@@ -287,7 +292,7 @@ def test_a_table_of_models_is_checked_before_the_first_is_sampled(home, tmp_path
     assert len(lines) == 5
 
 
-def test_a_run_refuses_its_inputs_before_text_is_packed(home, tmp_path):
+def test_a_run_refuses_its_inputs_before_text_is_packed(home: Any, tmp_path: Path) -> None:
     there = found(home)
     pairs = tmp_path / "pairs"
     shutil.copytree(there["pairs"].folder, pairs)
@@ -304,7 +309,7 @@ def test_a_run_refuses_its_inputs_before_text_is_packed(home, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pairs"}
 
 
-def test_a_run_goes_on_by_its_folders_name(home, tmp_path, capsys):
+def test_a_run_goes_on_by_its_folders_name(home: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "teacher"
     config = tiny_chain(home).stage("teacher").config
     config = replace(config, train=replace(config.train, steps=2))
@@ -336,7 +341,7 @@ def test_a_run_goes_on_by_its_folders_name(home, tmp_path, capsys):
     assert load_run(tmp_path / "new", None, []) == Config()
 
 
-def test_a_chain_is_no_run(home):
+def test_a_chain_is_no_run(home: Any) -> None:
     chain = home / f"{tiny.NAME}.yaml"
     with pytest.raises(ValueError, match="is a chain of stages, not .*: give it to imdm_dist run, or take"):
         load_run(home / "new", str(chain), [])
@@ -344,7 +349,9 @@ def test_a_chain_is_no_run(home):
         load_chain(ROOT / "configs" / "embedded.yaml")
 
 
-def test_status_remembers_the_settings_of_the_last_run(home, tmp_path, capsys, monkeypatch):
+def test_status_remembers_the_settings_of_the_last_run(
+    home: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_chain(given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2}), tmp_path / "runs", workers=1)
     chain = load_chain(tmp_path / "given.yaml", ["train.seed=3"])
     run_chain(chain, tmp_path / "runs", workers=1)
@@ -362,7 +369,7 @@ def test_status_remembers_the_settings_of_the_last_run(home, tmp_path, capsys, m
         assert re.search(rf"student +train +{state}", told.out)
 
 
-def test_what_a_job_asks_for_in_words(home):
+def test_what_a_job_asks_for_in_words(home: Any) -> None:
     chain = tiny_chain(home, "resources.time=2:00:00")
     assert job_text(chain.stage("pairs")) == (
         "1 node, 1 GPU and 1 process on each, time 2:00:00, an array of 4 such jobs"
@@ -371,7 +378,7 @@ def test_what_a_job_asks_for_in_words(home):
     assert job_text(chain.stage("table")) == "1 node, 1 GPU and 1 process on each, time 2:00:00"
 
 
-def test_a_run_folder_that_cannot_be_written_is_refused(home, tmp_path):
+def test_a_run_folder_that_cannot_be_written_is_refused(home: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     chain = tiny_chain(home)
     with pytest.raises(ValueError, match="cannot write in .*file.runs .*: name another folder with --root"):
@@ -387,13 +394,13 @@ def test_a_run_folder_that_cannot_be_written_is_refused(home, tmp_path):
         (["train.steps=0"], "train.steps is 0"),
     ],
 )
-def test_a_run_that_cannot_work_is_not_submitted(tmp_path, overrides, match):
+def test_a_run_that_cannot_work_is_not_submitted(tmp_path: Path, overrides: Any, match: str) -> None:
     config = load_config(Config, ROOT / "configs" / "embedded.yaml", overrides)
     with pytest.raises(ValueError, match=match):
         check_run(config)
 
 
-def test_the_table_of_stages(home):
+def test_the_table_of_stages(home: Any) -> None:
     rows = {row.stage: row for row in status(tiny_chain(home), home / "runs")}
     assert rows["teacher"].progress.startswith("step 12 of 12, loss ")
     assert rows["pairs"].progress == "8 of 8 shards, 32 of 32 pairs; finished"
@@ -402,7 +409,7 @@ def test_the_table_of_stages(home):
     assert len(text.splitlines()) == 7
 
 
-def test_progress_of_a_coupling(home):
+def test_progress_of_a_coupling(home: Any) -> None:
     folder = found(home)["pairs"].folder
     there = progress(folder)
     assert (there.shards_there, there.pairs_there, there.finished) == (8, 32, True)
@@ -411,7 +418,7 @@ def test_progress_of_a_coupling(home):
         progress_line(home)
 
 
-def test_provenance_goes_back_to_text_and_seeds(home):
+def test_provenance_goes_back_to_text_and_seeds(home: Any) -> None:
     text = provenance(found(home)["table"].folder)
     for expected in ("text.txt", "train.seed: 0", '"seeds": [1, 2]', "from sdtt:", "from judge:", "torch "):
         assert expected in text
@@ -420,8 +427,8 @@ def test_provenance_goes_back_to_text_and_seeds(home):
         provenance(home)
 
 
-def test_a_key_changes_with_what_is_made_and_not_with_how(home):
-    def key(*overrides, stage="redi"):
+def test_a_key_changes_with_what_is_made_and_not_with_how(home: Any) -> None:
+    def key(*overrides: Any, stage: str = "redi") -> Any:
         chain = tiny_chain(home, *overrides)
         return stage_key(chain, chain.stage(stage), home / "runs")
 
@@ -430,7 +437,7 @@ def test_a_key_changes_with_what_is_made_and_not_with_how(home):
     assert key(stage="teacher") == key("redi/optimizer.lr=2e-3", stage="teacher")
 
 
-def test_resources_as_sbatch_reads_them():
+def test_resources_as_sbatch_reads_them() -> None:
     resources = ResourcesConfig(
         nodes=2, gpus_per_node=8, time="1-12:30:00", partition="long", sbatch=("--constraint=h100", "--exclusive")
     )
@@ -447,20 +454,20 @@ def test_resources_as_sbatch_reads_them():
     ("text", "minutes"),
     [("90", 90), ("90:30", 91), ("2:00:00", 120), ("1-0", 1440), ("1-1:30", 1530), ("0", inf), ("UNLIMITED", inf)],
 )
-def test_time_limits(text, minutes):
+def test_time_limits(text: str, minutes: Any) -> None:
     assert minutes_of(text) == minutes
     with pytest.raises(ValueError, match="'soon' is no time limit"):
         minutes_of("soon")
 
 
-def start(command, cwd):
+def start(command: Any, cwd: Any) -> Any:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path):
+def test_two_processes_of_this_machine_stopped_and_started_again(home: Any, tmp_path: Path) -> None:
     chain = tiny.chain(tmp_path, train={"steps": 60, "save_every": 50})
     command = [
         ROOT / "tools" / "pipeline.py",
@@ -495,7 +502,9 @@ def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path)
         torch.testing.assert_close(ours.full("ema", name), theirs.full("ema", name), rtol=0, atol=2e-5)
 
 
-def test_a_command_of_slurm_that_lost_its_connection_is_given_again(tmp_path, monkeypatch):
+def test_a_command_of_slurm_that_lost_its_connection_is_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "srun").touch(0o755)
     for name in ("squeue", "sbatch"):
         (tmp_path / name).write_text(
@@ -508,7 +517,7 @@ def test_a_command_of_slurm_that_lost_its_connection_is_given_again(tmp_path, mo
         submit(print, ResourcesConfig(), tmp_path / "run", "name")
 
 
-def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):
+def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "fail.py").write_text("import os; os.write(2, b'error: no such thing\\n'); os._exit(1)")
     process = start(["-m", "imdm_dist.launch", "--local", "2", "fail.py"], tmp_path)
     said = set(process.communicate(timeout=120)[0].decode().splitlines())
@@ -516,7 +525,7 @@ def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):
     assert said == {"error: no such thing", end}
 
 
-def test_a_signal_before_the_first_import_stops_in_good_order(tmp_path):
+def test_a_signal_before_the_first_import_stops_in_good_order(tmp_path: Path) -> None:
     command = [ROOT / "tools" / "train.py", "run", "data.source=synthetic", "model.size=custom", "model.hidden_dim=32"]
     command += ["model.n_blocks=1", "model.n_heads=2", "train.steps=100000", "train.global_batch=8"]
     process = start(command, tmp_path)

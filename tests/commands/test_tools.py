@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -20,7 +21,7 @@ CHAIN = ROOT / "configs" / "embedded_chain.yaml"
 TINY = ["model.size=custom", "model.hidden_dim=32", "model.n_blocks=1", "model.n_heads=2", "train.global_batch=8"]
 
 
-def call(cwd, tool, *arguments):
+def call(cwd: Any, tool: Any, *arguments: Any) -> Any:
     """Run a tool as the command line would, in this process: importing torch takes longer than most of them."""
     out, err = io.StringIO(), io.StringIO()
     argv = [str(ROOT / "tools" / tool), *map(str, arguments)]
@@ -39,14 +40,14 @@ def call(cwd, tool, *arguments):
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_help_has_an_example(tool, tmp_path):
+def test_help_has_an_example(tool: Any, tmp_path: Path) -> None:
     done = call(tmp_path, tool, "--help")
     assert done.returncode == 0
     assert f"python tools/{tool}" in done.stdout
     assert "\n  imdm_dist " in done.stdout or tool == "pipeline.py"
 
 
-def test_help_waits_for_no_heavy_library(tmp_path):
+def test_help_waits_for_no_heavy_library(tmp_path: Path) -> None:
     script = """
 import contextlib, io, runpy, sys
 for tool in sys.argv[1:]:
@@ -62,7 +63,7 @@ for tool in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
     home = tmp_path_factory.mktemp("tools")
     synthetic = ["data.source=synthetic", *TINY]
     done = call(home, "train.py", "teacher", *synthetic, "train.steps=2")
@@ -110,7 +111,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("command", "said"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_bad_input_is_one_line_and_leaves_nothing(home, command, said):
+def test_bad_input_is_one_line_and_leaves_nothing(home: Any, command: Any, said: Any) -> None:
     before = {path for path in home.rglob("*") if "runs" not in path.parts}
     done = call(home, *command)
     assert done.returncode == 2, done.stderr
@@ -120,7 +121,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(home, command, said):
     assert {path for path in home.rglob("*") if "runs" not in path.parts} == before
 
 
-def test_a_corrupt_shard_is_named_with_a_remedy(home):
+def test_a_corrupt_shard_is_named_with_a_remedy(home: Any) -> None:
     done = call(
         home,
         "gen_coupling.py",
@@ -148,7 +149,7 @@ def test_a_corrupt_shard_is_named_with_a_remedy(home):
     assert not (home / "student").exists()
 
 
-def test_samples_are_printed_and_written(home):
+def test_samples_are_printed_and_written(home: Any) -> None:
     done = call(home, "sample.py", "teacher", "--steps", 1, "--samples", 2, "--out", "samples.jsonl")
     assert done.returncode == 0, done.stderr
     assert len((home / "samples.jsonl").read_text().splitlines()) == 2
@@ -157,14 +158,14 @@ def test_samples_are_printed_and_written(home):
 @pytest.mark.parametrize(
     "command", [["train.py", "new", "train.steps=7", "--print-config"], ["show_config.py", "train.steps=7"]]
 )
-def test_settings_are_printed_without_running(tmp_path, command):
+def test_settings_are_printed_without_running(tmp_path: Path, command: Any) -> None:
     done = call(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     assert "steps: 7" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
-def test_a_chain_that_is_printed_can_be_given_back(tmp_path):
+def test_a_chain_that_is_printed_can_be_given_back(tmp_path: Path) -> None:
     first = call(tmp_path, "show_config.py", CHAIN, "teacher/train.steps=7")
     assert first.returncode == 0, first.stderr
     (tmp_path / "printed.yaml").write_text(first.stdout)

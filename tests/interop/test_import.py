@@ -8,6 +8,7 @@ import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ RAN = []
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Folder of a small tokenizer, and the vocabulary of models on it."""
     folder = tmp_path_factory.mktemp("tokenizer")
     train_bpe(["the cat sat on the mat"] * 20, 300, folder)
@@ -43,7 +44,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture
-def small(tokenizer):
+def small(tokenizer: Any) -> Any:
     """Raw weights and their moving average."""
     return PublishedDiT(tokenizer[1], seed=1), PublishedDiT(tokenizer[1], seed=2)
 
@@ -51,15 +52,15 @@ def small(tokenizer):
 # --- containers
 
 
-def prefixed(model, prefix):
+def prefixed(model: Any, prefix: Any) -> Any:
     return {prefix + name: tensor for name, tensor in model.state_dict().items()}
 
 
-def ema_of(model):
+def ema_of(model: Any) -> Any:
     return {"decay": 0.9999, "num_updates": 7, "shadow_params": [p.detach().clone() for p in model.parameters()]}
 
 
-def foreign(monkeypatch, module, name, **content):
+def foreign(monkeypatch: pytest.MonkeyPatch, module: Any, name: Any, **content: Any) -> Any:
     """A class that is importable while the file is written and gone when it is read."""
     if module not in sys.modules:
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
@@ -68,12 +69,12 @@ def foreign(monkeypatch, module, name, **content):
     return made
 
 
-def foreign_settings(monkeypatch, settings):
+def foreign_settings(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
     """Settings as OmegaConf pickles them: containers with a parent, metadata and a cache, leaves with a value."""
     container = foreign(monkeypatch, "strange_conf", "DictConfig")
     leaf = foreign(monkeypatch, "strange_conf", "AnyNode")
 
-    def node(value, parent):
+    def node(value: Any, parent: Any) -> Any:
         made = object.__new__(container if isinstance(value, dict) else leaf)
         made.__dict__ |= {"_parent": parent, "_metadata": [dict, collections.defaultdict(dict, {"a": {}})]}
         if isinstance(value, dict):
@@ -85,7 +86,15 @@ def foreign_settings(monkeypatch, settings):
     return node(settings, None)
 
 
-def lightning(path, monkeypatch, raw, averaged, prefix="backbone._orig_mod.", settings=None, **changes):
+def lightning(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raw: Any,
+    averaged: Any,
+    prefix: str = "backbone._orig_mod.",
+    settings: Any = None,
+    **changes: Any,
+) -> Any:
     """A file as Lightning writes it, with objects of classes that the reader does not have."""
     settings = settings or {"model": {"length": LENGTH, "dropout": 0.25}, "time_conditioning": False}
     with monkeypatch.context() as patch:
@@ -107,19 +116,19 @@ def lightning(path, monkeypatch, raw, averaged, prefix="backbone._orig_mod.", se
     return path
 
 
-def mdlm_lightning(folder, monkeypatch, raw, ema):
+def mdlm_lightning(folder: Path, monkeypatch: pytest.MonkeyPatch, raw: Any, ema: Any) -> Any:
     return lightning(folder / "last.ckpt", monkeypatch, raw, ema), True
 
 
-def sdtt_lightning(folder, monkeypatch, raw, ema):
+def sdtt_lightning(folder: Path, monkeypatch: pytest.MonkeyPatch, raw: Any, ema: Any) -> Any:
     """Distilled from the hub's teacher: the hub's class is a backbone in a backbone."""
     return lightning(folder / "70000.ckpt", monkeypatch, raw, ema, prefix="backbone.backbone."), True
 
 
-def legacy_lightning(folder, monkeypatch, raw, ema):
+def legacy_lightning(folder: Path, monkeypatch: pytest.MonkeyPatch, raw: Any, ema: Any) -> Any:
     real = torch.save
 
-    def old(content, path):
+    def old(content: Any, path: Path) -> None:
         real(content, path, _use_new_zipfile_serialization=False)
 
     with monkeypatch.context() as patch:
@@ -127,21 +136,21 @@ def legacy_lightning(folder, monkeypatch, raw, ema):
         return lightning(folder / "old.ckpt", monkeypatch, raw, ema), True
 
 
-def mdlm_hub(folder, monkeypatch, raw, ema):
+def mdlm_hub(folder: Path, monkeypatch: pytest.MonkeyPatch, raw: Any, ema: Any) -> Any:
     config = {"model_type": "mdlm", "model_length": LENGTH, "n_heads": 2, "dropout": 0.25, "time_conditioning": False}
     (folder / "config.json").write_text(json.dumps(config))
     save_file(prefixed(raw, "backbone."), folder / "model.safetensors")
     return folder, False
 
 
-def mdlm_hub_bin(folder, monkeypatch, raw, ema):
+def mdlm_hub_bin(folder: Path, monkeypatch: pytest.MonkeyPatch, raw: Any, ema: Any) -> Any:
     mdlm_hub(folder, monkeypatch, raw, ema)
     (folder / "model.safetensors").unlink()
     torch.save(prefixed(raw, "backbone."), folder / "pytorch_model.bin")
     return folder, False
 
 
-def sdtt_hub(folder, monkeypatch, raw, ema):
+def sdtt_hub(folder: Path, monkeypatch: pytest.MonkeyPatch, raw: Any, ema: Any) -> Any:
     model = {"name": "small", "n_heads": 2, "length": LENGTH, "dropout": 0.25, "causal": True}
     config = {"model": model, "time_conditioning": False, "parameterization": {"num_distill_steps": 2}}
     (folder / "config.json").write_text(json.dumps(config))
@@ -155,7 +164,7 @@ CONTAINERS = [mdlm_lightning, sdtt_lightning, legacy_lightning, mdlm_hub, mdlm_h
 # --- what comes in
 
 
-def assert_same(loaded, published, mask_id, noise_dim=0):
+def assert_same(loaded: Any, published: Any, mask_id: Any, noise_dim: int = 0) -> None:
     """Logits of the loaded model and of the independent one, at masked and visible positions."""
     vocab_size = published.vocab_embed.embedding.shape[0]
     x_BL = torch.randint(0, vocab_size, (3, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -174,7 +183,9 @@ def assert_same(loaded, published, mask_id, noise_dim=0):
 
 
 @pytest.mark.parametrize("container", CONTAINERS, ids=lambda one: one.__name__)
-def test_logits_equal_the_published_architecture(container, tmp_path, monkeypatch, small, tokenizer):
+def test_logits_equal_the_published_architecture(
+    container: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     raw, ema = small
     (tmp_path / "source").mkdir()
     path, has_ema = container(tmp_path / "source", monkeypatch, raw, ema)
@@ -190,7 +201,7 @@ def test_logits_equal_the_published_architecture(container, tmp_path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def public_tokenizers(tmp_path_factory):
+def public_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Stand-ins for GPT-2's and BERT's files: letters, what fills up the vocabulary, and special tokens in place."""
     home = tmp_path_factory.mktemp("public")
     train_bpe([], 300, home / "letters")
@@ -212,7 +223,9 @@ VOCABULARIES = [("gpt2", 50258, 50257, 1024), ("bert", 30522, 103, 128)]
 
 
 @pytest.mark.parametrize(("name", "vocab_size", "mask_id", "length"), VOCABULARIES)
-def test_masks_of_both_vocabularies(tmp_path, public_tokenizers, name, vocab_size, mask_id, length):
+def test_masks_of_both_vocabularies(
+    tmp_path: Path, public_tokenizers: Any, name: Any, vocab_size: Any, mask_id: Any, length: Any
+) -> None:
     raw = PublishedDiT(vocab_size, dim=8, blocks=1)
     torch.save(prefixed(raw, "backbone."), tmp_path / "weights.pt")
     report = import_checkpoint(
@@ -225,7 +238,7 @@ def test_masks_of_both_vocabularies(tmp_path, public_tokenizers, name, vocab_siz
     assert_same(imported, raw, mask_id)
 
 
-def test_a_noise_mlp_and_a_soft_cap(tmp_path, monkeypatch, tokenizer):
+def test_a_noise_mlp_and_a_soft_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     raw, ema = (PublishedDiT(tokenizer[1], noise_dim=12, cap=3.0, seed=seed) for seed in (1, 2))
     settings = {"model": {"length": LENGTH, "softcap": 3.0}, "algo": {"parameterization": "subs"}}
     lightning(tmp_path / "imdm.ckpt", monkeypatch, raw, ema, settings=settings)
@@ -235,7 +248,9 @@ def test_a_noise_mlp_and_a_soft_cap(tmp_path, monkeypatch, tokenizer):
     assert_same(loaded, ema, tokenizer[1] - 1, noise_dim=12)
 
 
-def test_training_starts_from_an_import(tmp_path, monkeypatch, small, tokenizer):
+def test_training_starts_from_an_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     lightning(tmp_path / "a.ckpt", monkeypatch, *small)
     import_checkpoint(tmp_path / "a.ckpt", tmp_path / "run", [f"data.tokenizer={tokenizer[0]}"])
     loaded = load_model(tmp_path / "run")
@@ -249,7 +264,7 @@ def test_training_starts_from_an_import(tmp_path, monkeypatch, small, tokenizer)
 
 @pytest.mark.parametrize("vocab_size", [50258, 30522])
 @pytest.mark.parametrize("size", MODEL_SIZES)
-def test_published_sizes_are_known_by_their_shapes(size, vocab_size):
+def test_published_sizes_are_known_by_their_shapes(size: Any, vocab_size: int) -> None:
     with torch.device("meta"):
         model = build_backbone(DitConfig(size=size), vocab_size, 103)
     shape = deduce(Source(Path("x"), "", {}, {}), dict(model.named_parameters()), {})
@@ -257,7 +272,7 @@ def test_published_sizes_are_known_by_their_shapes(size, vocab_size):
     assert shape.origins["n_heads"] == f"the size {size}"
 
 
-def test_half_precision_becomes_float32(tmp_path, small, tokenizer):
+def test_half_precision_becomes_float32(tmp_path: Path, small: Any, tokenizer: Any) -> None:
     halves = {name: tensor.bfloat16() for name, tensor in prefixed(small[0], "backbone.").items()}
     torch.save(halves, tmp_path / "half.pt")
     report = import_checkpoint(tmp_path / "half.pt", tmp_path / "run", tokens(tokenizer))
@@ -266,7 +281,9 @@ def test_half_precision_becomes_float32(tmp_path, small, tokenizer):
     assert torch.equal(loaded, small[0].vocab_embed.embedding.bfloat16().float())
 
 
-def test_the_report_accounts_for_every_key(tmp_path, monkeypatch, small, tokenizer):
+def test_the_report_accounts_for_every_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     path = lightning(tmp_path / "last.ckpt", monkeypatch, *small)
     report = import_checkpoint(path, tmp_path / "run", [f"data.tokenizer={tokenizer[0]}"])
     names = [name for name, _ in small[0].named_parameters()]
@@ -293,18 +310,18 @@ def test_the_report_accounts_for_every_key(tmp_path, monkeypatch, small, tokeniz
 
 
 @pytest.mark.parametrize("name", ["backbone.x.y", "backbone.backbone.x.y", "_orig_mod.mdlm.backbone.x._orig_mod.y"])
-def test_prefixes_come_off(name):
+def test_prefixes_come_off(name: str) -> None:
     assert own_name(name) == "x.y"
 
 
 # --- what is refused
 
 
-def tokens(tokenizer):
+def tokens(tokenizer: Any) -> Any:
     return [f"data.tokenizer={tokenizer[0]}", f"data.length={LENGTH}"]
 
 
-def refused(tmp_path, path, cause, overrides):
+def refused(tmp_path: Path, path: Path, cause: Any, overrides: Any) -> None:
     """The import ends with one line, and leaves nothing behind."""
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=cause) as error:
@@ -313,7 +330,7 @@ def refused(tmp_path, path, cause, overrides):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def changed(weights, **changes):
+def changed(weights: Any, **changes: Any) -> Any:
     return {name: tensor for name, tensor in (weights | changes).items() if tensor is not None}
 
 
@@ -332,7 +349,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_other_weights_are_refused(change, tmp_path, small, tokenizer):
+def test_other_weights_are_refused(change: Any, tmp_path: Path, small: Any, tokenizer: Any) -> None:
     changes, cause = CHANGES[change]
     torch.save(changed(small[0].state_dict(), **changes), tmp_path / "weights.pt")
     refused(tmp_path, tmp_path / "weights.pt", cause, tokens(tokenizer))
@@ -349,13 +366,13 @@ ASKED = {
 
 
 @pytest.mark.parametrize("case", ASKED)
-def test_settings_that_contradict_the_file_are_refused(case, tmp_path, small, tokenizer):
+def test_settings_that_contradict_the_file_are_refused(case: Any, tmp_path: Path, small: Any, tokenizer: Any) -> None:
     torch.save(small[0].state_dict(), tmp_path / "weights.pt")
     overrides, cause = ASKED[case]
     refused(tmp_path, tmp_path / "weights.pt", re.escape(cause), [*tokens(tokenizer), *overrides])
 
 
-def test_a_wrong_vocabulary_is_refused(tmp_path, tokenizer, public_tokenizers):
+def test_a_wrong_vocabulary_is_refused(tmp_path: Path, tokenizer: Any, public_tokenizers: Any) -> None:
     weights = tmp_path / "weights.pt"
     torch.save(PublishedDiT(50258, dim=8, blocks=1).state_dict(), weights)
     refused(
@@ -368,7 +385,7 @@ def test_a_wrong_vocabulary_is_refused(tmp_path, tokenizer, public_tokenizers):
     refused(tmp_path, weights, "30523 is neither GPT-2's .* nor BERT's", [])
 
 
-def test_what_no_tensor_shows_must_be_given(tmp_path, tokenizer, public_tokenizers):
+def test_what_no_tensor_shows_must_be_given(tmp_path: Path, tokenizer: Any, public_tokenizers: Any) -> None:
     weights = tmp_path / "weights.pt"
     state = PublishedDiT(tokenizer[1]).state_dict()
     del state["rotary_emb.inv_freq"]
@@ -396,7 +413,9 @@ def test_what_no_tensor_shows_must_be_given(tmp_path, tokenizer, public_tokenize
         ({"model": {"n_heads": 4}}, "contradicts itself on its heads"),
     ],
 )
-def test_models_of_another_kind_are_refused(settings, cause, tmp_path, monkeypatch, small, tokenizer):
+def test_models_of_another_kind_are_refused(
+    settings: Any, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     path = lightning(tmp_path / "a.ckpt", monkeypatch, *small, settings=settings)
     refused(tmp_path, path, cause, tokens(tokenizer))
 
@@ -410,7 +429,9 @@ def test_models_of_another_kind_are_refused(settings, cause, tmp_path, monkeypat
         (lambda listed: None, "no list of tensors"),
     ],
 )
-def test_a_wrong_ema_is_refused(change, cause, tmp_path, monkeypatch, small, tokenizer):
+def test_a_wrong_ema_is_refused(
+    change: Any, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     ema = {"decay": 0.9, "num_updates": 1, "shadow_params": change(ema_of(small[1])["shadow_params"])}
     path = lightning(tmp_path / "a.ckpt", monkeypatch, *small, ema=ema)
     refused(tmp_path, path, cause, tokens(tokenizer))
@@ -419,10 +440,10 @@ def test_a_wrong_ema_is_refused(change, cause, tmp_path, monkeypatch, small, tok
 class Call:
     """Pickled as a call of any function."""
 
-    def __init__(self, function, *arguments):
+    def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return self.call
 
 
@@ -437,7 +458,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("way", HOSTILE)
-def test_a_hostile_pickle_is_refused_and_not_run(way, zipped, tmp_path, monkeypatch, small, tokenizer):
+def test_a_hostile_pickle_is_refused_and_not_run(
+    way: Any, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     trace = tmp_path / "trace"
     named, function, text, *more = HOSTILE[way]
     call = Call(function, text.format(str(trace)), *more)
@@ -458,7 +481,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(way, zipped, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_bare_pickle_is_refused(protocol, tmp_path, tokenizer):
+def test_a_bare_pickle_is_refused(protocol: int, tmp_path: Path, tokenizer: Any) -> None:
     trace = tmp_path / "trace"
     path = tmp_path / "evil.pt"
     path.write_bytes(pickle.dumps({"state_dict": Call(os.system, f"touch {trace}")}, protocol=protocol))
@@ -466,7 +489,9 @@ def test_a_bare_pickle_is_refused(protocol, tmp_path, tokenizer):
     assert not trace.exists()
 
 
-def test_foreign_calls_are_never_run(tmp_path, monkeypatch, small, tokenizer):
+def test_foreign_calls_are_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     """A function that is importable and harmless by name: it is there, and still not called."""
     module = types.ModuleType("innocent")
     monkeypatch.setitem(sys.modules, "innocent", module)
@@ -479,7 +504,9 @@ def test_foreign_calls_are_never_run(tmp_path, monkeypatch, small, tokenizer):
 
 @pytest.mark.parametrize("suffix", ["ckpt", "old.ckpt", "safetensors"])
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.99])
-def test_a_file_that_is_cut_off_is_refused(suffix, part, tmp_path, small, tokenizer):
+def test_a_file_that_is_cut_off_is_refused(
+    suffix: str, part: float, tmp_path: Path, small: Any, tokenizer: Any
+) -> None:
     path = tmp_path / f"a.{suffix}"
     if suffix == "safetensors":
         save_file(small[0].state_dict(), path)
@@ -490,7 +517,9 @@ def test_a_file_that_is_cut_off_is_refused(suffix, part, tmp_path, small, tokeni
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "bin"])
-def test_a_flipped_byte_in_a_zip_file_is_found_by_its_checksums(suffix, tmp_path, small, tokenizer):
+def test_a_flipped_byte_in_a_zip_file_is_found_by_its_checksums(
+    suffix: str, tmp_path: Path, small: Any, tokenizer: Any
+) -> None:
     path = tmp_path / f"a.{suffix}"
     state = small[0].state_dict()
     torch.save({"state_dict": state} if suffix == "ckpt" else state, path)
@@ -508,7 +537,7 @@ def test_a_flipped_byte_in_a_zip_file_is_found_by_its_checksums(suffix, tmp_path
 
 
 @pytest.mark.parametrize("form", ["safetensors", "legacy", "zip without sums"])
-def test_a_file_without_checksums_says_so(form, tmp_path, small, tokenizer):
+def test_a_file_without_checksums_says_so(form: str, tmp_path: Path, small: Any, tokenizer: Any) -> None:
     path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.ckpt")
     if form == "safetensors":
         save_file(small[0].state_dict(), path)
@@ -522,7 +551,7 @@ def test_a_file_without_checksums_says_so(form, tmp_path, small, tokenizer):
     assert "no checksums: compare this one" in report.integrity and report.integrity in str(report)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path, tokenizer):
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     page = tmp_path / "mdlm.ckpt"
     page.write_text("<html>not found</html>")
     refused(tmp_path, page, "is no checkpoint .*<htm", tokens(tokenizer))
@@ -533,12 +562,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, tokenizer):
     refused(tmp_path, tmp_path / "list.pt", "holds no tensors by name", tokens(tokenizer))
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, small, tokenizer):
+def test_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Any, tokenizer: Any
+) -> None:
     from safetensors import SafetensorError
 
     torch.save(small[0].state_dict(), tmp_path / "weights.pt")
 
-    def full(folder, **_):
+    def full(folder: Path, **_: Any) -> None:
         (folder / "weights.safetensors").write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
@@ -546,7 +577,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, small, tokenizer):
     refused(tmp_path, tmp_path / "weights.pt", "No space left on device.*make room", tokens(tokenizer))
 
 
-def test_the_tool(tmp_path, small, tokenizer):
+def test_the_tool(tmp_path: Path, small: Any, tokenizer: Any) -> None:
     torch.save(small[0].state_dict(), tmp_path / "weights.pt")
     command = ["import_checkpoint.py", "weights.pt", "--out", "run", f"data.length={LENGTH}"]
     failed = call(tmp_path, *command)

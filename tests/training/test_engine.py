@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,19 +30,19 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIMIZER = OptimizerConfig(lr=1e-2, weight_decay=0.1, clip=0.5)
 
 
-def built(topology, **settings):
+def built(topology: Any, **settings: Any) -> Any:
     """An engine of a small model, two micro-batches a step."""
     config = EngineConfig(**settings)
     return engine_of(config)(small_model(), config, OPTIMIZER, topology, 1, 2)
 
 
-def loss_of(model, step):
+def loss_of(model: Any, step: Any) -> Any:
     """A loss that every parameter has a part in."""
     x_BL = (torch.arange(12).view(2, 6) * (step + 3)) % 11
     return model.logits(x_BL, torch.arange(2) + step)[..., :10].square().mean()
 
 
-def take_steps(engine, first, last):
+def take_steps(engine: Any, first: Any, last: Any) -> Any:
     found = []
     for step in range(first, last):
         for micro in (2 * step, 2 * step + 1):
@@ -49,12 +51,12 @@ def take_steps(engine, first, last):
     return found
 
 
-def held(engine):
+def held(engine: Any) -> Any:
     return {quantity: {n: p.tensor.clone() for n, p in engine.pieces(quantity).items()} for quantity in QUANTITIES}
 
 
 @pytest.fixture(scope="module")
-def topology():
+def topology() -> Iterator[Any]:
     with joined(1, small_config()) as topology:
         yield topology
 
@@ -70,7 +72,7 @@ MODES = [
 
 
 @pytest.mark.parametrize("settings", MODES, ids=str)
-def test_an_engine_has_its_state_before_the_first_step_and_takes_that_of_another(topology, settings):
+def test_an_engine_has_its_state_before_the_first_step_and_takes_that_of_another(topology: Any, settings: Any) -> None:
     """No forward or backward pass is needed for it, and what goes on from it goes on bit for bit."""
     engine = built(topology, **settings)
     start = held(engine)
@@ -90,7 +92,7 @@ def test_an_engine_has_its_state_before_the_first_step_and_takes_that_of_another
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast"])
-def test_the_plain_engine_takes_deepspeeds_steps_bit_for_bit(topology, precision):
+def test_the_plain_engine_takes_deepspeeds_steps_bit_for_bit(topology: Any, precision: str) -> None:
     found = []
     for kind in ("plain", "deepspeed"):
         engine = built(topology, kind=kind, precision=precision)
@@ -103,7 +105,7 @@ def test_the_plain_engine_takes_deepspeeds_steps_bit_for_bit(topology, precision
 
 
 @pytest.mark.parametrize("kind", ["plain", "deepspeed"])
-def test_a_step_without_a_finite_gradient_changes_nothing(topology, kind):
+def test_a_step_without_a_finite_gradient_changes_nothing(topology: Any, kind: str) -> None:
     engine = built(topology, kind=kind)
     take_steps(engine, 0, 1)
     before = held(engine)
@@ -117,7 +119,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(topology, kind):
     engine.close()
 
 
-def test_what_an_engine_cannot_do_is_a_line():
+def test_what_an_engine_cannot_do_is_a_line() -> None:
     for settings in ("engine.zero_stage=2", "engine.zero_stage=1 engine.precision=bf16"):
         config = load_config(Config, None, ["engine.kind=plain", *settings.split()])
         with pytest.raises(ValueError, match="^engine.kind=plain has engine.zero_stage up to 0, not .: lower it"):
@@ -132,14 +134,14 @@ def test_what_an_engine_cannot_do_is_a_line():
 # --- the optimizer's state, which each library keeps in its own way
 
 
-def adamw(kind, weight):
+def adamw(kind: Any, weight: Any) -> Any:
     if kind == "torch":
         return torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=True)
     return OtherAdam([weight], kind)
 
 
 @pytest.mark.parametrize("kind", ["torch", "deepspeed", "apex"])
-def test_an_optimizers_state_is_made_and_set_where_its_library_has_it(kind):
+def test_an_optimizers_state_is_made_and_set_where_its_library_has_it(kind: str) -> None:
     grads = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     ends = []
     for made in (False, True):  # by the library at its first step, or by us
@@ -173,7 +175,7 @@ LIBRARIES = {"deepspeed": "deepspeed", "megatron": "megatron-core", "submitit": 
 """Distributions by package."""
 
 
-def of_deepspeed(topology):
+def of_deepspeed(topology: Any) -> Any:
     """Objects of a live DeepSpeed engine by what they are, with the names that we use of them."""
     engines = [built(topology, zero_stage=stage) for stage in range(4)]
     names = [
@@ -198,7 +200,7 @@ def of_deepspeed(topology):
     return [(thing, where, name) for thing, where, several in names for name in several]
 
 
-def of_others():
+def of_others() -> Any:
     """The same of modules."""
     import submitit
     from megatron.core import parallel_state
@@ -211,7 +213,7 @@ def of_others():
     ]
 
 
-def test_every_name_that_a_library_does_not_promise_is_there(topology):
+def test_every_name_that_a_library_does_not_promise_is_there(topology: Any) -> None:
     for thing, where, name in [*of_deepspeed(topology), *of_others()]:
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES.values())
         assert hasattr(thing, name), f"{where} has no {name} any more ({versions}): mend what uses it, see setup.cfg"
@@ -220,7 +222,7 @@ def test_every_name_that_a_library_does_not_promise_is_there(topology):
         assert "__compatible_ops__" in inspect.getsource(import_module(module)), f"{module} has no __compatible_ops__"
 
 
-def used_names():
+def used_names() -> Iterator[Any]:
     """(library, private name) for each that the package reads off something else than itself."""
     for path in (ROOT / "imdm_dist").rglob("*.py"):
         text = path.read_text()
@@ -238,7 +240,7 @@ def used_names():
             yield from ((path.name, name) for name in names if name.startswith("_") and name != "__init__")
 
 
-def test_no_other_name_that_a_library_does_not_promise_is_used(topology):
+def test_no_other_name_that_a_library_does_not_promise_is_used(topology: Any) -> None:
     known = {name for _, _, name in [*of_deepspeed(topology), *of_others()]} | {"_submit", "__compatible_ops__"}
     unknown = {(file, name) for file, name in used_names() if name not in known}
     assert not unknown, f"add these to the lists above: {sorted(unknown)}"
@@ -246,7 +248,7 @@ def test_no_other_name_that_a_library_does_not_promise_is_used(topology):
     assert {name for _, name in used_names()} == private
 
 
-def test_the_versions_of_these_libraries_are_bounded_to_what_is_tested():
+def test_the_versions_of_these_libraries_are_bounded_to_what_is_tested() -> None:
     text = (ROOT / "setup.cfg").read_text()
     pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
     for name in LIBRARIES.values():

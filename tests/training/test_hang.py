@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def config(cache: Path, steps: int, **engine: object) -> Config:
     )
 
 
-def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_path):
+def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     codes, errors = launch(run, "train.hang_minutes=0.05", patches={0: FEED}, world=1).end()
     assert codes == [EXIT_HUNG], errors
@@ -103,7 +104,7 @@ def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_pat
 @pytest.mark.parametrize(
     ("patch", "function", "where"), [(FEED, "stuck_feed", "step 6, data"), (UPDATE, "stuck_update", "step 5, update")]
 )
-def test_a_rank_that_hangs_ends_all_and_is_named(tmp_path, patch, function, where):
+def test_a_rank_that_hangs_ends_all_and_is_named(tmp_path: Path, patch: Any, function: str, where: str) -> None:
     """With ZeRO the others wait amid the gradients or the update."""
     run = tmp_path / "run"
     codes, errors = launch(run, "train.hang_minutes=0.05", "engine.zero_stage=2", patches={1: patch}).end()
@@ -120,7 +121,7 @@ def test_a_rank_that_hangs_ends_all_and_is_named(tmp_path, patch, function, wher
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_frozen_ends_the_others(tmp_path, victim):
+def test_a_rank_that_is_frozen_ends_the_others(tmp_path: Path, victim: int) -> None:
     run = tmp_path / "run"
     started = launch(run, "train.hang_minutes=0.05", patches={})
     started.wait_for_step(run, 4)
@@ -132,7 +133,7 @@ def test_a_rank_that_is_frozen_ends_the_others(tmp_path, victim):
     assert "loop.py" in (run / "logs" / f"rank-{1 - victim:05d}.log").read_text()
 
 
-def test_a_start_that_hangs_has_an_allowance_of_its_own(tmp_path):
+def test_a_start_that_hangs_has_an_allowance_of_its_own(tmp_path: Path) -> None:
     run = tmp_path / "run"
     codes, errors = launch(run, "train.hang_minutes=0.01", patches={0: START}, world=1).end()
     assert codes == [EXIT_HUNG], errors
@@ -171,7 +172,7 @@ class Watched:
         return self.ends
 
 
-def test_what_counts_as_a_hang(monkeypatch):
+def test_what_counts_as_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch, 1.0)
     assert not watched.looks(*[1.0] * 3000)  # 50 minutes of start
     assert watched.looks(*[1.0] * 3700)
@@ -183,7 +184,7 @@ def test_what_counts_as_a_hang(monkeypatch):
     assert not watched.looks(*[1.0] * 10, 3600.0, *[1.0] * 10)  # the process was suspended for an hour
 
 
-def test_the_setting_is_checked_and_does_not_shape_the_run(tmp_path):
+def test_the_setting_is_checked_and_does_not_shape_the_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.hang_minutes is -1\.0: set it to 0 \(never\) or more"):
         load_config(Config, None, ["train.hang_minutes=-1"])
     first = config(tmp_path / "data", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,15 +30,15 @@ def tiny(home: Path, **settings: object) -> Config:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tmp_path_factory.mktemp("data")
 
 
-def test_a_run_beats_from_its_start_to_its_end(tmp_path, cache, monkeypatch):
+def test_a_run_beats_from_its_start_to_its_end(tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INTERVAL", 0.01)
     states, update = set(), Ema.update
 
-    def slow(self, weights, done):
+    def slow(self: Any, weights: Any, done: Any) -> None:
         time.sleep(0.05)
         states.add(read_heartbeat(tmp_path / "run").state)
         update(self, weights, done)
@@ -53,17 +54,17 @@ def test_a_run_beats_from_its_start_to_its_end(tmp_path, cache, monkeypatch):
     assert beat.age < 60
 
 
-def test_a_heartbeat_that_a_power_cut_took_is_none(tmp_path):
+def test_a_heartbeat_that_a_power_cut_took_is_none(tmp_path: Path) -> None:
     (tmp_path / "heartbeat.json").write_bytes(b"\0" * 20)
     assert read_heartbeat(tmp_path) is None
 
 
-def test_a_run_that_stops_or_fails_says_so(tmp_path, cache, monkeypatch):
+def test_a_run_that_stops_or_fails_says_so(tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny(cache, steps=100000, time_budget=0.01), tmp_path / "run")
     beat = read_heartbeat(tmp_path / "run")
     assert beat.state == "stopped" and beat.ended and 0 < beat.step < beat.last
 
-    def broken(self, weights, done):
+    def broken(self: Any, weights: Any, done: Any) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr(Ema, "update", broken)
@@ -72,7 +73,7 @@ def test_a_run_that_stops_or_fails_says_so(tmp_path, cache, monkeypatch):
     assert read_heartbeat(tmp_path / "run").state == "failed"
 
 
-def test_age_and_time_left(tmp_path, monkeypatch):
+def test_age_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "123")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     pulse = Pulse(10, 100)
@@ -99,7 +100,7 @@ def test_age_and_time_left(tmp_path, monkeypatch):
     assert read_heartbeat(tmp_path).state == "hung"
 
 
-def test_a_folder_that_cannot_be_written_does_not_end_a_run(tmp_path):
+def test_a_folder_that_cannot_be_written_does_not_end_a_run(tmp_path: Path) -> None:
     with heartbeat(Pulse(0, 1), tmp_path / "gone", RANK_0):
         pass
     (tmp_path / ".heartbeat.json.next").mkdir()
@@ -108,13 +109,13 @@ def test_a_folder_that_cannot_be_written_does_not_end_a_run(tmp_path):
     assert read_heartbeat(tmp_path) is None
 
 
-def test_what_is_no_heartbeat_is_named(tmp_path):
+def test_what_is_no_heartbeat_is_named(tmp_path: Path) -> None:
     (tmp_path / "heartbeat.json").write_text('{"step": 1}')
     with pytest.raises(ValueError, match=r"heartbeat\.json is no heartbeat .*: remove it"):
         read_heartbeat(tmp_path)
 
 
-def test_marks_cost_nothing_beside_a_step():
+def test_marks_cost_nothing_beside_a_step() -> None:
     pulse = Pulse(0, 10)
     started = time.perf_counter()
     for done in range(1, 10_001):
@@ -124,7 +125,7 @@ def test_marks_cost_nothing_beside_a_step():
     assert (time.perf_counter() - started) / 10_000 < 1e-4  # seconds a step; some 2e-6 on an idle core
 
 
-def test_logs_are_named_by_job_and_rank(tmp_path, monkeypatch):
+def test_logs_are_named_by_job_and_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
     assert log_path(tmp_path, 1) == tmp_path / "logs" / "rank-00001.log"

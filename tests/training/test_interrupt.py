@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,19 +37,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return str(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(autouse=True)
-def every_press_counts(monkeypatch):
+def every_press_counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(signals, "AGAIN_S", 0.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background of a script
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def config(cache, **train):
+def config(cache: Any, **train: Any) -> Any:
     settings = {"steps": 60, "global_batch": 8, "log_every": 1, "save_every": 4, "valid_rows": 2} | train
     return Config(
         model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
@@ -56,15 +58,15 @@ def config(cache, **train):
     )
 
 
-def press():
+def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def press_at(monkeypatch, owner, name, *calls):
+def press_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: Any, *calls: Any) -> None:
     """Press Ctrl-C within some calls of a function, counted from 1."""
     function, seen = getattr(owner, name), []
 
-    def pressing(*arguments, **named):
+    def pressing(*arguments: Any, **named: Any) -> Any:
         seen.append(None)
         if len(seen) in calls:
             press()
@@ -82,7 +84,16 @@ def press_at(monkeypatch, owner, name, *calls):
     ],
     ids=["a step", "a validation", "a save"],
 )
-def test_the_first_one_saves_and_stops(tmp_path, cache, monkeypatch, capsys, owner, name, at, settings):
+def test_the_first_one_saves_and_stops(
+    tmp_path: Path,
+    cache: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    owner: Any,
+    name: str,
+    at: int,
+    settings: Any,
+) -> None:
     with monkeypatch.context() as patch:
         press_at(patch, owner, name, at)
         assert not train(config(cache, **settings), tmp_path / "run")
@@ -95,7 +106,9 @@ def test_the_first_one_saves_and_stops(tmp_path, cache, monkeypatch, capsys, own
     assert train(config(cache, steps=found.step + 1), tmp_path / "run")
 
 
-def test_the_second_one_ends_at_once_and_says_which_steps_are_lost(tmp_path, cache, monkeypatch):
+def test_the_second_one_ends_at_once_and_says_which_steps_are_lost(
+    tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     press_at(monkeypatch, Record, "step", 7, 8)
     with pytest.raises(KeyboardInterrupt) as raised:
         train(config(cache, async_save=False), tmp_path / "run")
@@ -105,20 +118,20 @@ def test_the_second_one_ends_at_once_and_says_which_steps_are_lost(tmp_path, cac
     assert read_heartbeat(tmp_path / "run").state == "stopped"
 
 
-def test_before_the_first_step_it_ends_at_once(tmp_path, cache, monkeypatch):
+def test_before_the_first_step_it_ends_at_once(tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     press_at(monkeypatch, setup, "prepare", 1)
     with pytest.raises(KeyboardInterrupt):
         train(config(cache), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_was_started_to_ignore_it_does(tmp_path, cache, monkeypatch):
+def test_a_run_that_was_started_to_ignore_it_does(tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     press_at(monkeypatch, Record, "step", 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert train(config(cache, steps=5), tmp_path / "run")
 
 
-def test_what_is_lost(tmp_path):
+def test_what_is_lost(tmp_path: Path) -> None:
     assert lost_without(tmp_path, 0, 0) == "no step was done"
     assert lost_without(tmp_path, 0, 1) == "step 1 is lost, there is no checkpoint yet"
     assert lost_without(tmp_path, 300, 302) == "steps 301 to 302 are lost, the last checkpoint is of step 300"
@@ -127,17 +140,19 @@ def test_what_is_lost(tmp_path):
     assert lost_without(tmp_path, 300, 400) == "nothing is lost, the last checkpoint is of step 400"
 
 
-def test_one_press_that_is_told_twice_is_one(monkeypatch):
+def test_one_press_that_is_told_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "AGAIN_S", 60.0)
     monkeypatch.setattr(signals, "_pressed", float("-inf"))
     assert signals.another_press() and not signals.another_press()
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
-def test_a_tool_says_one_line_and_exits_with_130(monkeypatch, capsys, rank, lines):
+def test_a_tool_says_one_line_and_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, lines: int
+) -> None:
     monkeypatch.setenv("RANK", rank)
 
-    def main():
+    def main() -> None:
         with signals.interrupted(lambda: "outer"), signals.interrupted(lambda: "3 of 4 are kept"):
             press()
 
@@ -148,7 +163,7 @@ def test_a_tool_says_one_line_and_exits_with_130(monkeypatch, capsys, rank, line
     assert said == ["ended by Ctrl-C; 3 of 4 are kept"][:lines]
 
 
-def test_a_coupling_keeps_its_whole_shards(tmp_path, cache, monkeypatch):
+def test_a_coupling_keeps_its_whole_shards(tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     base = config(cache, steps=1)
     train(base, tmp_path / "teacher")
     made = replace(base, coupling=CouplingConfig(pairs=12, shards=4, steps=2, kind="plain", batch=3))
@@ -165,7 +180,7 @@ def test_a_coupling_keeps_its_whole_shards(tmp_path, cache, monkeypatch):
     assert len(present_shards(tmp_path / "pairs", 4)) == 4
 
 
-def test_packing_and_an_evaluator_leave_nothing(tmp_path, cache, monkeypatch):
+def test_packing_and_an_evaluator_leave_nothing(tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepare(DataConfig(source="synthetic", cache=cache))
     evaluator = EvaluatorConfig(hidden_dim=8, n_blocks=1, n_heads=1, steps=20, batch=2)
     with monkeypatch.context() as patch:
@@ -185,7 +200,7 @@ def test_packing_and_an_evaluator_leave_nothing(tmp_path, cache, monkeypatch):
     assert len(left) == 1 and left[0].startswith("bpe-")
 
 
-def start(command, cwd):
+def start(command: Any, cwd: Any) -> Any:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=cwd, env=environment, stdout=subprocess.PIPE,
@@ -195,7 +210,7 @@ def start(command, cwd):
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["to all", "to the first process"])
-def test_two_processes_of_this_machine_save(tmp_path, terminal):
+def test_two_processes_of_this_machine_save(tmp_path: Path, terminal: bool) -> None:
     chain = tiny.chain(tmp_path, train={"steps": 100000, "save_every": 100000})
     tool = ROOT / "tools" / "pipeline.py"
     command = [tool, "here", chain, "--stage", "teacher", "--local", "--processes", "2", "--root", "runs"]

@@ -13,7 +13,14 @@ from imdm_dist.model.dit import DitConfig
 
 def small_config(kind: str = "infinite", **changes: Any) -> DitConfig:
     """Width 32, two blocks, two heads, noise of 8 dimensions, 3 states if finite."""
-    settings = {"size": "custom", "hidden_dim": 32, "n_blocks": 2, "n_heads": 2, "cond_dim": 16, "dropout": 0.0}
+    settings: dict[str, Any] = {
+        "size": "custom",
+        "hidden_dim": 32,
+        "n_blocks": 2,
+        "n_heads": 2,
+        "cond_dim": 16,
+        "dropout": 0.0,
+    }
     return DitConfig(**(settings | changes), mask=MaskConfig(kind=kind, noise_dim=8, n_states=3))
 
 

@@ -8,14 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from imdm_dist.checkpoint import format as checkpoint_format
 from imdm_dist.checkpoint.format import Piece
-from imdm_dist.checkpoint.read import check, newest_checkpoint
+from imdm_dist.checkpoint.read import Checkpoint, check, newest_checkpoint
 from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
@@ -27,7 +28,7 @@ PIECES = {"weights": {"a": Piece(0, torch.arange(4.0))}, "ema": {"a": Piece(0, t
 ABOUT = {"config": {}, "shapes": {"a": [4]}, "ranks": {"tensor_parallel": 1, "data_parallel": 1}}
 
 
-def saver(folder: Path, keep_last: int = 2) -> Any:
+def saver(folder: Path, keep_last: int = 2) -> Saver:
     return Saver(folder, start(1, DitConfig()), Retention(keep_last))
 
 
@@ -70,12 +71,11 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(
     writer = saver(tmp_path, keep_last=1)
     writer.save(1, PIECES, ABOUT, background)
     writer.wait()
-    real = checkpoint_format.save_file
 
-    def full(tensors: Any, file: Any) -> None:
+    def full(tensors: dict[str, Tensor], file: Path) -> None:
         if "ema" in str(file):
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(tensors, file)
+        save_file(tensors, file)
 
     monkeypatch.setattr(checkpoint_format, "save_file", full)
     with pytest.raises(ValueError, match="could not be written .*No space left.* make room"):
@@ -104,7 +104,7 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
         (Retention(1, best=True), {1: None, 2: None}, {6}),
     ],
 )
-def test_retention(retention: Any, ppl: Any, kept: Any) -> None:
+def test_retention(retention: Retention, ppl: dict[int, float | None], kept: set[int]) -> None:
     assert retention.kept(range(1, 7), ppl) == kept
 
 
@@ -127,7 +127,7 @@ def test_what_all_ranks_hold_is_shared_among_them_by_size() -> None:
     assert load == [9, 9]
 
 
-def step_of(found: Any) -> Any:
+def step_of(found: Checkpoint | None) -> int:
     return found.step if found else 0
 
 
@@ -142,7 +142,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path: Path) -> 
     settings += ["data.source=synthetic", f"data.cache={tmp_path / 'data'}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-    def command(folder: Path) -> Any:
+    def command(folder: Path) -> list[str]:
         return [sys.executable, str(ROOT / "tools" / "train.py"), str(folder), *settings]
 
     subprocess.run(command(tmp_path / "whole"), env=environment, check=True, capture_output=True)

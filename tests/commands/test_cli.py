@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -29,22 +29,26 @@ guarded(main)
 """
 
 
-def call(*arguments: str, unbuffered: str = "", **streams: Any) -> subprocess.Popen:
+def call(
+    *arguments: str, unbuffered: str = "", stdout: IO[Any] | int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-    return subprocess.Popen([sys.executable, "-c", TOOL, *arguments], cwd=ROOT, env=environment, **streams)
+    command = [sys.executable, "-c", TOOL, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("lines", ["1", "5000"])
 def test_a_reader_that_goes_is_no_error(lines: str, unbuffered: str) -> None:
     tool = call(lines, unbuffered=unbuffered)
+    assert tool.stdout is not None and tool.stderr is not None
     tool.stdout.close()  # as `| true` does
     assert tool.stderr.read() == b"" and tool.wait() == 141
 
 
 def test_a_reader_of_both_streams_that_goes() -> None:
     tool = call("5000", stderr=subprocess.STDOUT)
+    assert tool.stdout is not None
     tool.stdout.close()
     assert tool.wait() == 141
 

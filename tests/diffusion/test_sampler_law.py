@@ -7,17 +7,20 @@ draws can fall, each weighted by its probability, so its law is computed rather 
 import functools
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from imdm_dist import draws
+from imdm_dist.config import NoisePolicy
 from imdm_dist.diffusion.reveal import grid_time, plan_reveals, reveal_steps
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.draws import Purpose
-from imdm_dist.model import Vocabulary
+from imdm_dist.model import Backbone, Vocabulary
+from imdm_dist.model.mask_embedding import MaskedRows
 from tests.small import small_model
 
 LENGTH, TOKENS, STATES, STEPS = 3, 2, 3, 3
@@ -26,14 +29,18 @@ CODES = TOKENS + STATES  # of a position: a token, or the mask in one of its sta
 FREE = (0, 2)  # position 1 is a condition
 CLAMPED = 1
 CPU = torch.device("cpu")
+Codes = tuple[int, ...]
+"""Of all positions."""
 
 
-def chain_alphas(start_time: Any, steps: Any = STEPS) -> Any:
+def chain_alphas(start_time: float, steps: int = STEPS) -> list[float]:
     times = grid_time(torch.tensor(start_time, dtype=torch.float64), torch.arange(steps + 1), steps)
-    return alpha(times).tolist()
+    return [float(one) for one in alpha(times)]
 
 
-def exact_law(prediction: Any, policy: Any, alphas: Any, start: Any) -> Any:
+def exact_law(
+    prediction: Callable[[Codes], Tensor], policy: str, alphas: Sequence[float], start: Iterable[Sequence[int]]
+) -> dict[Codes, float]:
     """Law over final codes of the chain of Eq. 13.
 
     Args:
@@ -46,7 +53,7 @@ def exact_law(prediction: Any, policy: Any, alphas: Any, start: Any) -> Any:
     for now, then in itertools.pairwise(alphas):
         reveal = (then - now) / (1 - now)
         keep = {"posterior": now / then, "fixed": 1.0, "fresh": 0.0}[policy]
-        after = {}
+        after: dict[Codes, float] = {}
         for codes, weight in law.items():
             probability = prediction(codes)
             moves = [{code: 1.0} for code in codes]
@@ -67,48 +74,52 @@ def exact_law(prediction: Any, policy: Any, alphas: Any, start: Any) -> Any:
 class TableModel:
     """A denoiser whose prediction is a random table over all codes; its noise is read from a script."""
 
+    name = "a table"
     mask_id = MASK_ID
     vocabulary = Vocabulary(TOKENS + 1, MASK_ID)
 
-    def __init__(self, state_SLR: Any, device: Any) -> None:
+    def __init__(self, state_SLR: Tensor, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(1)
         self.table = torch.randn((CODES,) * LENGTH + (LENGTH, TOKENS + 1), generator=generator, dtype=torch.float64)
         self.table[..., MASK_ID] = -1e6
         self.device, self.table, self.state_SLR = device, self.table.to(device), state_SLR.to(device)
 
-    def hidden(self, x_BL: Any, masked: Any) -> Any:
+    def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
+        assert masked is not None
         codes = x_BL.clone().flatten()
         codes[masked.flat_M] = TOKENS + self.state_SLR[masked.seed_M, masked.position_M, masked.redraw_M]
         return self.table[tuple(codes.view_as(x_BL).T)]
 
-    def head(self, h_RD: Any) -> Any:
+    def head(self, h_RD: Tensor) -> Tensor:
         return h_RD
 
-    def prediction(self, codes: Any) -> Any:
+    def prediction(self, codes: Codes) -> Tensor:
         return self.table[codes][:, :TOKENS].softmax(-1)
 
 
 class Script:
     """A source that says what its row of the enumeration says, and keeps the probability of the tokens it says."""
 
-    def __init__(self, reveal_BL: Any, keep_BLN: Any, token_BL: Any, device: Any) -> None:
+    def __init__(self, reveal_BL: Tensor, keep_BLN: Tensor, token_BL: Tensor, device: torch.device) -> None:
         self.reveal_BL, self.keep_BLN, self.token_BL = reveal_BL, keep_BLN, token_BL.to(device)
         self.weight_B = torch.ones(len(token_BL), dtype=torch.float64, device=device)
 
-    def reveal(self, seed_B: Any, length: Any) -> Any:
+    def reveal(self, seed_B: Tensor, length: int) -> Tensor:
         return self.reveal_BL
 
-    def keep(self, seed_B: Any, length: Any, step_B: Any) -> Any:
+    def keep(self, seed_B: Tensor, length: int, step_B: Tensor) -> Tensor:
         return self.keep_BLN[torch.arange(len(step_B))[:, None], torch.arange(length), step_B[:, None]]
 
-    def token(self, vocabulary: Any, logits_RV: Any, seed_R: Any, position_R: Any, redraw_R: Any) -> Any:
+    def token(
+        self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, redraw_R: Tensor
+    ) -> Tensor:
         token_R = self.token_BL[seed_R, position_R]
         factor_R = logits_RV.softmax(-1).gather(1, token_R[:, None]).squeeze(1)
         self.weight_B.scatter_reduce_(0, seed_R, factor_R, "prod")
         return token_R
 
 
-def cells(points: Any) -> Any:
+def cells(points: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Midpoints and widths of the intervals that `points` cut (0, 1) into."""
     edges = torch.tensor([0.0, *sorted(set(points)), 1.0], dtype=torch.float64)
     width = edges.diff()
@@ -116,7 +127,7 @@ def cells(points: Any) -> Any:
 
 
 @functools.cache
-def sampler_law(policy: Any, start_time: Any, device: Any = CPU) -> Any:
+def sampler_law(policy: NoisePolicy, start_time: float, device: torch.device = CPU) -> tuple[Tensor, TableModel]:
     """The sampler's law over final tokens of the free positions, by running it on every case."""
     a = chain_alphas(start_time)
     survival, left = [], 1.0
@@ -156,7 +167,7 @@ def sampler_law(policy: Any, start_time: Any, device: Any = CPU) -> Any:
 @pytest.mark.parametrize(
     ("policy", "start_time"), [("posterior", 1.0), ("posterior", 0.6), ("fixed", 1.0), ("fresh", 1.0)]
 )
-def test_law_of_the_sampler_is_that_of_the_chain(policy: str, start_time: float) -> None:
+def test_law_of_the_sampler_is_that_of_the_chain(policy: NoisePolicy, start_time: float) -> None:
     law, model = sampler_law(policy, start_time)
     assert law.sum() == pytest.approx(1, abs=1e-12)
     masks = range(TOKENS, CODES)
@@ -173,13 +184,13 @@ def test_the_policies_differ() -> None:
 
 @pytest.mark.parametrize("policy", ["posterior", "fixed", "fresh"])
 @pytest.mark.parametrize("clamped", [None, 1])
-def test_counter_draws_on_a_backbone_follow_the_chain(policy: str, clamped: int | None) -> None:
+def test_counter_draws_on_a_backbone_follow_the_chain(policy: NoisePolicy, clamped: int | None) -> None:
     """Unconditional and conditional, with the finite mask of 3 states and the real draws: a chi-square test."""
     # 3 degrees of freedom at most: p < 2e-5
     assert chi_square(policy, clamped) < 25
 
 
-def chi_square(policy: Any, clamped: Any, device: Any = CPU, count: int = 40_000) -> Any:
+def chi_square(policy: NoisePolicy, clamped: int | None, device: torch.device = CPU, count: int = 40_000) -> float:
     """Of samples of a backbone on a device, against its law by enumeration on the host."""
     model = small_model("finite", vocab_size=TOKENS + 1, mask_id=MASK_ID)
     expected = backbone_law(model, policy, clamped) * count
@@ -195,12 +206,12 @@ def chi_square(policy: Any, clamped: Any, device: Any = CPU, count: int = 40_000
     return float(((seen - expected).square()[support] / expected[support]).sum())
 
 
-def backbone_law(model: Any, policy: Any, clamped: Any) -> Any:
+def backbone_law(model: Backbone, policy: NoisePolicy, clamped: int | None) -> Tensor:
     """Exact two-step law of a backbone with a finite mask: its logits under a seed that has the wanted states."""
     seed, position = torch.arange(400), torch.arange(2)
     state_SL = draws.integer(seed[:, None], Purpose.NOISE, position, 0, STATES)
 
-    def prediction(codes: Any) -> Any:
+    def prediction(codes: Codes) -> Tensor:
         x = torch.tensor([[min(code, MASK_ID) for code in codes]])
         fits = [(state_SL[:, i] == code - TOKENS) | torch.tensor(code < TOKENS) for i, code in enumerate(codes)]
         fitting = (fits[0] & fits[1]).nonzero()[0]
@@ -305,7 +316,7 @@ def test_a_row_that_is_no_distribution_gives_the_mask_and_no_other_row_does() ->
 class DivergedLater(torch.nn.Module):
     """A model that is well until its sequences show more than half of their tokens."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.model, self.name = model, "runs/a/step-00000007 (ema weights)"
         self.mask_id, self.vocabulary, self.device, self.head = (
@@ -315,14 +326,14 @@ class DivergedLater(torch.nn.Module):
             model.head,
         )
 
-    def hidden(self, x_BL: Any, masked: Any) -> Any:
+    def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
         h_BLD = self.model.hidden(x_BL, masked)
         late_B = (x_BL != self.mask_id).sum(1) * 2 > x_BL.shape[1]
         return h_BLD.masked_fill(late_B[:, None, None], NAN)
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_a_model_that_has_diverged_is_refused_by_name_and_step(value: Any) -> None:
+def test_a_model_that_has_diverged_is_refused_by_name_and_step(value: float) -> None:
     model = small_model()
     start_BL = torch.full((5, 12), model.mask_id)
     with pytest.raises(
@@ -331,7 +342,7 @@ def test_a_model_that_has_diverged_is_refused_by_name_and_step(value: Any) -> No
         sample(DivergedLater(model), start_BL, torch.arange(5), 16)
     sample(DivergedLater(model), start_BL, torch.arange(5), 1)
     with torch.no_grad():
-        model.output_layer.linear.bias[3] = value
+        model.get_parameter("output_layer.linear.bias")[3] = value
     for steps in (1, 16):
         with pytest.raises(ValueError, match=f"the model gives no distribution .* step 1 of {steps}: .* diverged"):
             sample(model, start_BL, torch.arange(5), steps)

@@ -1,10 +1,10 @@
 """Keyed draws: the published generator, the stated laws, and no dependence on batching."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.config.model import MaskConfig
@@ -22,13 +22,12 @@ KNOWN_ANSWERS = [  # Random123, kat_vectors, philox4x32 with 10 rounds
 ]
 
 
-def words(*values: Any) -> Any:
-    return tuple(torch.tensor(value) for value in values)
-
-
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
-def test_philox_known_answers(counter: Any, key: Any, answer: Any) -> None:
-    assert tuple(int(word) for word in philox4x32(words(*counter), words(*key))) == answer
+def test_philox_known_answers(
+    counter: tuple[int, int, int, int], key: tuple[int, int], answer: tuple[int, ...]
+) -> None:
+    c0, c1, c2, c3, k0, k1 = map(torch.tensor, counter + key)
+    assert tuple(int(word) for word in philox4x32((c0, c1, c2, c3), (k0, k1))) == answer
 
 
 def test_a_draw_does_not_depend_on_what_it_is_drawn_with() -> None:
@@ -75,7 +74,7 @@ def test_bits_of_the_noise_stay_what_they_are() -> None:
     assert torch.allclose(draws.noise(*keys, 3, "gaussian"), gaussian, atol=1e-6)
 
 
-def coin(seed_R: Any, position_R: Any, redraw_R: Any, dim: Any) -> Any:
+def coin(seed_R: Tensor, position_R: Tensor, redraw_R: Tensor, dim: int) -> Tensor:
     """A law of a user's own: -1 or 1."""
     return ((draws.noise_words(seed_R, position_R, redraw_R, dim) >> 31) * 2 - 1).float()[:, :dim]
 

@@ -92,7 +92,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str, *options
         ({"sbatch": ("--no-requeue",)}, "resources.sbatch has '--no-requeue', which jobs"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings: Any, match: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match) as caught:
         ResourcesConfig(**settings)
     assert "\n" not in str(caught.value)
@@ -122,8 +122,8 @@ def test_time_limits_of_partitions(
     fake_slurm: FakeSlurm,
     monkeypatch: pytest.MonkeyPatch,
     partitions: str,
-    settings: Any,
-    environment: Any,
+    settings: dict[str, Any],
+    environment: dict[str, str],
     match: str | None,
 ) -> None:
     fake_slurm.say(partitions=partitions)
@@ -154,11 +154,11 @@ def test_a_script_refuses_a_limit_shorter_than_its_warning(
 
 
 @pytest.mark.parametrize(("given", "warning"), [({}, "300"), ({"IMDM_WARNING_S": "30"}, "30")])
-def test_a_script_says_when_it_is_warned(tmp_path: Path, given: Any, warning: str) -> None:
+def test_a_script_says_when_it_is_warned(tmp_path: Path, given: dict[str, str], warning: str) -> None:
     (tmp_path / "python").write_text('#!/bin/sh\necho "$IMDM_WARNING_S"\n')
     (tmp_path / "python").chmod(0o755)
     environment = {**os.environ, "IMDM_HOME": str(ROOT), "IMDM_PYTHON": str(tmp_path / "python"), **given}
-    command = ["bash", ROOT / "slurm" / "train.sh", "runs/x"]
+    command = ["bash", str(ROOT / "slurm" / "train.sh"), "runs/x"]
     assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == f"{warning}\n"
 
 
@@ -263,7 +263,7 @@ def queue_line(state: str, job: int = 51, name: str = "lm1b_small_redi", element
 @pytest.mark.parametrize("stage", ["teacher", "judge"])
 def test_a_job_of_a_script_is_seen(
     fake_slurm: FakeSlurm,
-    begun: Any,
+    begun: tuple[Chain, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -286,7 +286,7 @@ def test_a_job_of_a_script_is_seen(
 
 
 def test_a_job_of_a_script_that_has_ended_is_no_hindrance(
-    fake_slurm: FakeSlurm, begun: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_slurm: FakeSlurm, begun: tuple[Chain, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, root = begun[0], tmp_path / "runs"
     work_on(chain, root, monkeypatch)
@@ -295,7 +295,7 @@ def test_a_job_of_a_script_that_has_ended_is_no_hindrance(
 
 
 def test_a_process_without_a_job_is_seen(
-    fake_slurm: FakeSlurm, begun: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_slurm: FakeSlurm, begun: tuple[Chain, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, root = begun[0], tmp_path / "runs"
     folder = work_on(chain, root, monkeypatch, job="")
@@ -332,7 +332,7 @@ def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path: P
         check_idle(tmp_path, [])
 
 
-def test_a_job_whose_inputs_are_not_whole_says_so(begun: Any, tmp_path: Path) -> None:
+def test_a_job_whose_inputs_are_not_whole_says_so(begun: tuple[Chain, Path], tmp_path: Path) -> None:
     chain = begun[0]
     said = r"^stage redi starts from teacher, which is missing \(was never made\): imdm_dist run makes it"
     with pytest.raises(ValueError, match=said):
@@ -342,7 +342,9 @@ def test_a_job_whose_inputs_are_not_whole_says_so(begun: Any, tmp_path: Path) ->
 # Where the log is
 
 
-def test_a_job_that_ended_names_its_log_if_there_is_one(fake_slurm: FakeSlurm, begun: Any, tmp_path: Path) -> None:
+def test_a_job_that_ended_names_its_log_if_there_is_one(
+    fake_slurm: FakeSlurm, begun: tuple[Chain, Path], tmp_path: Path
+) -> None:
     chain, root = begun[0], tmp_path / "runs"
     home = root / chain.name
     for stage, number in (("teacher", 51), ("judge", 52)):
@@ -480,7 +482,7 @@ def coupling_of(folder: Path, finished: list[float], workers: int, shards: int =
     ],
 )
 def test_the_pace_of_a_coupling_from_its_first_shards_on(
-    tmp_path: Path, finished: Any, workers: int, rate: Any
+    tmp_path: Path, finished: list[float], workers: int, rate: float | None
 ) -> None:
     there = progress(coupling_of(tmp_path / "pairs", finished, workers))
     assert there is not None

@@ -2,19 +2,22 @@
 
 import copy
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from imdm_dist.config.model import MaskConfig
+from imdm_dist.config.model import MaskConfig, ModelConfig
 from imdm_dist.model import Backbone, MaskEmbedding, build_backbone, masked_rows
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.model.layers import capped_attention
-from imdm_dist.model.mask_embedding import build_mask, deduce_mask
+from imdm_dist.model.mask_embedding import MaskedRows, build_mask, deduce_mask
 from tests.small import small_config, small_model
 
+Size = Literal["tiny", "small", "medium", "large"]
 GPT2, BERT = (50258, 50257), (30522, 103)
 PUBLISHED = [  # millions of parameters and tensors of the public checkpoints
     ("tiny", GPT2, 80.06, 90),
@@ -28,13 +31,13 @@ PUBLISHED = [  # millions of parameters and tensors of the public checkpoints
 ]
 
 
-def count(config: Any, vocab: Any) -> Any:
+def count(config: ModelConfig, vocab: tuple[int, int]) -> list[int]:
     with torch.device("meta"):
         return [p.numel() for p in build_backbone(config, *vocab).parameters()]
 
 
 @pytest.mark.parametrize(("size", "vocab", "millions", "tensors"), PUBLISHED)
-def test_sizes(size: Any, vocab: Any, millions: Any, tensors: Any) -> None:
+def test_sizes(size: Size, vocab: tuple[int, int], millions: float, tensors: int) -> None:
     sizes = count(DitConfig(size=size), vocab)
     assert round(sum(sizes) / 1e6, 2) == millions
     assert len(sizes) == tensors
@@ -43,7 +46,7 @@ def test_sizes(size: Any, vocab: Any, millions: Any, tensors: Any) -> None:
 @pytest.mark.parametrize(
     ("size", "noise_dim", "millions"), [("large", 2048, 22.03), ("small", 768, 4.72), ("small", 2048, 8.65)]
 )
-def test_noise_mlp_sizes(size: str, noise_dim: int, millions: float) -> None:
+def test_noise_mlp_sizes(size: Size, noise_dim: int, millions: float) -> None:
     mask = MaskConfig(kind="infinite", noise_dim=noise_dim)
     more = sum(count(DitConfig(size=size, mask=mask), GPT2)) - sum(count(DitConfig(size=size), GPT2))
     assert round(more / 1e6, 2) == millions
@@ -94,12 +97,12 @@ def test_order_of_parameters_is_that_of_the_unnamed_ema_list() -> None:
     assert names[-5:] == [f"output_layer.{name}" for name in last.split()]
 
 
-def reference_logits(state: Any, x: Any, heads: Any, soft_cap: float = 0.0) -> Any:
+def reference_logits(state: Mapping[str, Tensor], x: Tensor, heads: int, soft_cap: float = 0.0) -> Tensor:
     """The published architecture written out on its own, one sequence at a time."""
     hidden = state["vocab_embed.embedding"].shape[1]
     width = hidden // heads
 
-    def norm(h: Any, weight: Any) -> Any:
+    def norm(h: Tensor, weight: Tensor) -> Tensor:
         centred = h - h.mean(-1, keepdim=True)
         return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * weight
 
@@ -121,7 +124,7 @@ def reference_logits(state: Any, x: Any, heads: Any, soft_cap: float = 0.0) -> A
         for head in range(heads):
             part = slice(head * width, (head + 1) * width)
 
-            def turn(z: Any) -> Any:
+            def turn(z: Tensor) -> Tensor:
                 a, b = z[:, : width // 2], z[:, width // 2 :]
                 return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
@@ -137,7 +140,8 @@ def reference_logits(state: Any, x: Any, heads: Any, soft_cap: float = 0.0) -> A
         state["output_layer.adaLN_modulation.weight"] @ cond + state["output_layer.adaLN_modulation.bias"]
     ).split(hidden)
     y = norm(h, state["output_layer.norm_final.weight"]) * (1 + scale) + shift
-    return y @ state["output_layer.linear.weight"].T + state["output_layer.linear.bias"]
+    logits: Tensor = y @ state["output_layer.linear.weight"].T + state["output_layer.linear.bias"]
+    return logits
 
 
 @pytest.mark.parametrize("soft_cap", [0.0, 2.0])
@@ -182,7 +186,7 @@ def deep_model(gate: float = 0.1, vocab: int = 100) -> Backbone:
                 if "norm" in name
                 else gate * random
             )
-        model.vocab_embed.embedding.mul_(3 * math.sqrt(64))
+        model.get_parameter("vocab_embed.embedding").mul_(3 * math.sqrt(64))
     return model
 
 
@@ -248,11 +252,11 @@ def test_output_bias_is_a_choice(output_bias: bool) -> None:
 class PositionMask(MaskEmbedding):
     """A mask of a user's own: a learned vector, times the position."""
 
-    def __init__(self, config: Any, hidden_dim: Any) -> None:
+    def __init__(self, config: MaskConfig, hidden_dim: int) -> None:
         super().__init__()
         self.vector = torch.nn.Parameter(torch.zeros(hidden_dim))
 
-    def offset(self, rows: Any) -> Any:
+    def offset(self, rows: MaskedRows) -> Tensor:
         return rows.position_M[:, None] * self.vector
 
 
@@ -267,6 +271,6 @@ def test_a_mask_of_ones_own_goes_by_its_place() -> None:
 
 
 @pytest.mark.parametrize(("kind", "told"), [("single", {}), ("infinite", {"noise_dim": 6, "output_bias": True})])
-def test_a_published_mask_is_known_by_its_parameters(kind: str, told: Any) -> None:
+def test_a_published_mask_is_known_by_its_parameters(kind: str, told: dict[str, Any]) -> None:
     mask = build_mask(MaskConfig(kind=kind, noise_dim=6, output_bias=True), 8)
     assert deduce_mask(dict(mask.named_parameters())) == {"kind": kind, **told}

@@ -1,19 +1,20 @@
 """Losses on gathered rows against dense references and closed forms, values and gradients."""
 
 import itertools
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from imdm_dist import draws
+from imdm_dist.config import NoisePolicy
 from imdm_dist.diffusion.schedule import EPSILON, alpha, nelbo_weight
 from imdm_dist.draws import Purpose
-from imdm_dist.model import Vocabulary
-from imdm_dist.objectives.batch import build_batch, draw_mask, strata, stratified_time
+from imdm_dist.model import Backbone, Vocabulary
+from imdm_dist.objectives.batch import MaskedBatch, build_batch, draw_mask, strata, stratified_time
 from imdm_dist.objectives.nelbo import nelbo
-from imdm_dist.objectives.row_loss import divergence_sum
+from imdm_dist.objectives.row_loss import Divergence, divergence_sum
 from imdm_dist.objectives.sdtt import sdtt, taught
 from tests.small import small_model
 
@@ -21,7 +22,7 @@ KINDS = ["single", "infinite", "finite"]
 BATCH, LENGTH = 6, 9
 
 
-def example(model: Any, seed: int = 0, time: Any = None) -> Any:
+def example(model: Backbone, seed: int = 0, time: float | None = None) -> MaskedBatch:
     """A batch of random tokens, masked at stratified times."""
     generator = torch.Generator().manual_seed(seed)
     others = torch.tensor([token for token in range(model.vocab_size) if token != model.mask_id])
@@ -32,13 +33,13 @@ def example(model: Any, seed: int = 0, time: Any = None) -> Any:
     return build_batch(clean_BL, masked_BL, time_B, seed_B, seed_B, model.mask_id, float(BATCH * LENGTH))
 
 
-def gradients(model: Any, loss: Any) -> Any:
+def gradients(model: Backbone, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(model: Any, loss: Any, reference: Any, tolerance: float = 1e-6) -> None:
+def assert_same(model: Backbone, loss: Tensor, reference: Tensor, tolerance: float = 1e-6) -> None:
     assert float(loss) == pytest.approx(float(reference), rel=tolerance)
     ours, theirs = gradients(model, loss), gradients(model, reference)
     largest = max(float(g.abs().max()) for g in theirs.values())
@@ -49,7 +50,7 @@ def assert_same(model: Any, loss: Any, reference: Any, tolerance: float = 1e-6) 
 @pytest.mark.parametrize("mask_id", [10, 4])
 @pytest.mark.parametrize("chunk_rows", [1000, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nelbo_equals_the_dense_form(kind: Any, chunk_rows: int, mask_id: int) -> None:
+def test_nelbo_equals_the_dense_form(kind: str, chunk_rows: int, mask_id: int) -> None:
     model = small_model(kind, mask_id=mask_id).double()
     batch = example(model)
     logits_BLV = model.hidden(batch.x_BL, batch.masked)
@@ -81,13 +82,13 @@ def test_nelbo_has_its_closed_form_on_a_tiny_language() -> None:
     assert quadrature == pytest.approx(exact, rel=1e-6)
 
 
-def _gauss_legendre(n: Any) -> Any:
+def _gauss_legendre(n: int) -> list[tuple[float, float]]:
     import numpy
 
     return list(zip(*numpy.polynomial.legendre.leggauss(n), strict=True))
 
 
-def _pattern_integral(masked: Any, visible: Any) -> Any:
+def _pattern_integral(masked: int, visible: int) -> float:
     """Integral over t in [1e-3, 1] of m^masked (1-m)^visible / t with m = (1-1e-3) t, by the binomial theorem."""
     import math
 
@@ -120,7 +121,9 @@ def test_monte_carlo_of_the_whole_pipeline_meets_the_closed_form() -> None:
     assert estimate == pytest.approx(exact / (1 - EPSILON), rel=0.03)
 
 
-def dense_sdtt(student: Any, teacher: Any, batch: Any, dt: Any, divergence: Any, policy: Any) -> Any:
+def dense_sdtt(
+    student: Backbone, teacher: Backbone, batch: MaskedBatch, dt: float, divergence: str, policy: str
+) -> Tensor:
     """SDTT as its definition reads: every tensor [B, L, V], no row left out."""
     masked_BL = batch.x_BL == student.mask_id
     seed_BL = draws.derive_seed(batch.draw_seed_B, Purpose.TEACHER, 0)[:, None].expand(BATCH, LENGTH)
@@ -154,7 +157,7 @@ def dense_sdtt(student: Any, teacher: Any, batch: Any, dt: Any, divergence: Any,
 @pytest.mark.parametrize("chunk_rows", [1000, 5])
 @pytest.mark.parametrize("policy", ["fixed", "posterior", "fresh"])
 @pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "total_variation", "mse"])
-def test_sdtt_equals_the_dense_form(divergence: str, policy: str, chunk_rows: int) -> None:
+def test_sdtt_equals_the_dense_form(divergence: Divergence, policy: NoisePolicy, chunk_rows: int) -> None:
     # float64 but for the softmax of the two heads, which is float32 by design
     student, teacher = small_model(seed=1, mask_id=4).double(), small_model(seed=2, mask_id=4).double()
     teacher.requires_grad_(False)
@@ -225,9 +228,9 @@ def test_masks_have_the_rate_of_the_forward_process() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_teacher_that_has_diverged_makes_the_loss_no_number_and_nothing_else(value: Any) -> None:
+def test_a_teacher_that_has_diverged_makes_the_loss_no_number_and_nothing_else(value: float) -> None:
     student, teacher = small_model(), small_model(seed=1)
     with torch.no_grad():
-        teacher.output_layer.linear.bias[2] = value
+        teacher.get_parameter("output_layer.linear.bias")[2] = value
     loss = sdtt(student, teacher, taught(example(student), 0.3, "posterior"), "reverse_kl", 1000)
     assert not loss.isfinite()

@@ -5,19 +5,20 @@ This file holds a covering subset; `make test-parallel` runs all (tests/parallel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from imdm_dist.config import TrainConfig
 from imdm_dist.model import Vocabulary, build_backbone, masked_rows, sketch
 from imdm_dist.model.cuts import Cut, join, share
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.objectives.row_loss import divergence_sum
+from imdm_dist.objectives.row_loss import Divergence, divergence_sum
 from imdm_dist.parallel.environment import Place, place_of_this_process
 from imdm_dist.parallel.topology import check_topology, joined
 from tests import parity
@@ -29,7 +30,7 @@ BOUNDS = {"loss": 1e-5, "grad_norm": 1e-5, "ema": 1e-6}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A start, a coupling, and the run of each stage in one process, made when it is first asked for."""
     home = tmp_path_factory.mktemp("parallel")
     parity.prepare(home)
@@ -37,10 +38,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def runs(home: Any, ranks: Callable[[int], Ranks]) -> Any:
+def runs(home: Path, ranks: Callable[[int], Ranks]) -> Callable[..., Path]:
     """Run a stage in a split, once."""
 
-    def folder_of(stage: Any, split: Any, dropout: float = 0.0, steps: Any = parity.STEPS) -> Any:
+    def folder_of(stage: str, split: Split, dropout: float = 0.0, steps: int = parity.STEPS) -> Path:
         folder = home / f"{stage}-{split.name}-{dropout}-{steps}"
         if not folder.exists():
             ranks(split.world).run(parity.run, config_of(home, stage, split, steps, dropout), str(folder))
@@ -56,7 +57,7 @@ def runs(home: Any, ranks: Callable[[int], Ranks]) -> Any:
 @pytest.mark.parametrize(
     ("cut", "shape"), [(Cut(0), [11, 3]), (Cut(0), [11]), (Cut(1), [3, 8]), (Cut(0, 3), [24, 2]), (None, [5])]
 )
-def test_shares_join_to_the_whole(cut: Any, shape: Any, ranks: int) -> None:
+def test_shares_join_to_the_whole(cut: Cut | None, shape: list[int], ranks: int) -> None:
     full = torch.randn(shape)
     parts = [share(full, cut, rank, ranks) for rank in range(ranks)]
     assert len({part.shape for part in parts}) == 1
@@ -98,7 +99,7 @@ def test_divisions_that_cannot_be_are_refused_with_those_that_can() -> None:
 # --- the vocabulary axis
 
 
-def split_vocabulary(place: Any, size: Any, mask_id: Any, kinds: Any) -> Any:
+def split_vocabulary(place: Place, size: int, mask_id: int, kinds: Sequence[Divergence]) -> dict[str, Any]:
     """What a split vocabulary computes on this rank's columns of random logits, and the gradients of its losses."""
     from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
 
@@ -107,7 +108,7 @@ def split_vocabulary(place: Any, size: Any, mask_id: Any, kinds: Any) -> Any:
         return compare(place, whole, SplitVocabulary(whole, topology), kinds)
 
 
-def compare(place: Any, whole: Any, split: Any, kinds: Any) -> Any:
+def compare(place: Place, whole: Vocabulary, split: Vocabulary, kinds: Sequence[Divergence]) -> dict[str, Any]:
     size, mask_id = whole.size, whole.mask_id
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 40, size, generator=generator) * 3
@@ -144,7 +145,7 @@ def test_a_split_vocabulary_computes_what_a_whole_one_does(
         assert torch.equal(split_tokens, tokens)
 
 
-def draw_from_no_distributions(place: Any, size: Any, mask_id: Any) -> Any:
+def draw_from_no_distributions(place: Place, size: int, mask_id: int) -> tuple[Tensor, Tensor]:
     """Tokens that a whole and a split vocabulary draw from rows with one odd logit, at each place in turn."""
     from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
 
@@ -176,7 +177,7 @@ def test_every_rank_sees_which_rows_are_no_distribution(
         assert whole[-2:].tolist() == [mask_id, size // 2]
 
 
-def split_sample(place: Any, kind: Any) -> Any:
+def split_sample(place: Place, kind: str) -> list[Tensor]:
     """Tokens sampled by a whole model and by its split, in float64."""
     from imdm_dist.diffusion.sampler import sample
     from imdm_dist.parallel.tensor_parallel import split
@@ -194,8 +195,9 @@ def test_a_split_model_samples_the_same_tokens(ranks: Callable[[int], Ranks], ki
         assert torch.equal(whole, split)
 
 
-def split_logits(place: Any, kind: Any) -> Any:
+def split_logits(place: Place, kind: str) -> tuple[float, list[str], bool]:
     """Largest difference of the logits, padding aside, and the parameters that each rank has."""
+    from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
     from imdm_dist.parallel.tensor_parallel import split
 
     whole, parts = (small_model(kind, vocab_size=101, mask_id=100) for _ in range(2))
@@ -205,6 +207,7 @@ def split_logits(place: Any, kind: Any) -> Any:
         split(parts, topology)
         ours = parts.head(parts.hidden(x_BL, masked).flatten(0, 1))
         theirs = share(whole.head(whole.hidden(x_BL, masked).flatten(0, 1)), Cut(1), place.rank, place.world)
+    assert isinstance(parts.vocabulary, SplitVocabulary)
     tokens = parts.vocabulary.tokens
     shared = sorted(name for name, p in parts.named_parameters() if hasattr(p, "tensor_model_parallel"))
     same_names = [name for name, _ in parts.named_parameters()] == [name for name, _ in whole.named_parameters()]
@@ -236,7 +239,7 @@ SUBSET = [
 
 
 @pytest.mark.parametrize(("stage", "split"), SUBSET, ids=lambda value: getattr(value, "name", value))
-def test_a_division_of_the_work_does_not_show(runs: Any, stage: Any, split: Any) -> None:
+def test_a_division_of_the_work_does_not_show(runs: Callable[..., Path], stage: str, split: Split) -> None:
     found = difference(curve(runs(stage, split)), curve(runs(stage, Split())))
     assert all(found[name] <= bound for name, bound in BOUNDS.items()), found
 
@@ -249,7 +252,7 @@ ROUNDED = [
 
 
 @pytest.mark.parametrize(("mode", "split", "other"), ROUNDED, ids=[case[0] for case in ROUNDED])
-def test_other_modes_agree_to_their_rounding(runs: Any, mode: Any, split: Any, other: Any) -> None:
+def test_other_modes_agree_to_their_rounding(runs: Callable[..., Path], mode: str, split: Split, other: Split) -> None:
     bound = {"autocast": 2e-3, "bf16": 2e-2, "offload": 1e-5}[mode]
     ours, theirs = (curve(runs("teacher", one, steps=8)) for one in (split, other))
     assert relative(ours.losses, theirs.losses) <= bound
@@ -265,7 +268,7 @@ RESUMED = [
 
 @pytest.mark.parametrize(("stage", "source", "target"), RESUMED, ids=lambda value: getattr(value, "name", value))
 def test_another_division_may_go_on(
-    home: Any, ranks: Callable[[int], Ranks], runs: Any, stage: Any, source: Any, target: Any
+    home: Path, ranks: Callable[[int], Ranks], runs: Callable[..., Path], stage: str, source: Split, target: Split
 ) -> None:
     folder = home / f"resumed-{stage}-{source.name}-{target.name}"
     cut_off(runs(stage, source), folder)
@@ -280,7 +283,7 @@ def test_another_division_may_go_on(
     ids=lambda value: getattr(value, "name", value),
 )
 def test_the_same_division_goes_on_bit_for_bit(
-    home: Any, ranks: Callable[[int], Ranks], runs: Any, stage: str, split: Any
+    home: Path, ranks: Callable[[int], Ranks], runs: Callable[..., Path], stage: str, split: Split
 ) -> None:
     """With dropout, and in the middle of an SDTT round."""
     whole = runs(stage, split, dropout=0.1, steps=12)
@@ -304,7 +307,7 @@ ENGINES = [
 
 @pytest.mark.parametrize(("stage", "split"), ENGINES, ids=lambda value: getattr(value, "name", value))
 def test_the_plain_engine_gives_deepspeeds_bits_and_either_goes_on_from_the_other(
-    home: Any, ranks: Callable[[int], Ranks], runs: Any, stage: Any, split: Any
+    home: Path, ranks: Callable[[int], Ranks], runs: Callable[..., Path], stage: str, split: Split
 ) -> None:
     """Up to two data-parallel ranks: sums of more depend on the order in which they are made."""
     splits = {"plain": replace(split, more=PLAIN), "deepspeed": split}
@@ -322,13 +325,13 @@ def test_the_plain_engine_gives_deepspeeds_bits_and_either_goes_on_from_the_othe
 # --- replicas
 
 
-def test_replicas_stay_equal_with_dropout(home: Any, ranks: Callable[[int], Ranks]) -> None:
+def test_replicas_stay_equal_with_dropout(home: Path, ranks: Callable[[int], Ranks]) -> None:
     config = config_of(home, "teacher", Split(0, 2, 4), dropout=0.1)
     config = replace(config, train=replace(config.train, check_replicas_every=1))
     assert ranks(4).run(parity.run, config, str(home / "replicas")) == [True] * 4
 
 
-def differing_replica(place: Any) -> Any:
+def differing_replica(place: Place) -> str:
     from imdm_dist.parallel.replicas import check_replicas
 
     tensors = {"a": torch.ones(3), "b": torch.full((2,), 1.0 + (place.rank == 1) * 2**-23)}
@@ -338,6 +341,7 @@ def differing_replica(place: Any) -> Any:
             check_replicas(topology, tensors, 7)
         except ValueError as error:
             return str(error)
+    return "no difference seen"
 
 
 def test_a_replica_that_differs_by_one_bit_is_named(ranks: Callable[[int], Ranks]) -> None:
@@ -345,12 +349,12 @@ def test_a_replica_that_differs_by_one_bit_is_named(ranks: Callable[[int], Ranks
         assert message.startswith("after step 7 b differs between data-parallel ranks 0 and [1]")
 
 
-def test_resume_settings(home: Any, tmp_path: Path) -> None:
+def test_resume_settings(home: Path, tmp_path: Path) -> None:
     from imdm_dist.training.setup import to_resume
 
     assert to_resume("none", tmp_path) is None and to_resume("auto", tmp_path) is None
-    assert to_resume(str(home / "start"), tmp_path).step == 1
-    assert to_resume("auto", home / "start").step == 1
+    for found in (to_resume(str(home / "start"), tmp_path), to_resume("auto", home / "start")):
+        assert found is not None and found.step == 1
     with pytest.raises(ValueError, match="train.resume=none, but .* holds checkpoints"):
         to_resume("none", home / "start")
     with pytest.raises(ValueError, match="no run or checkpoint"):
@@ -358,7 +362,7 @@ def test_resume_settings(home: Any, tmp_path: Path) -> None:
     assert TrainConfig().resume == "auto"
 
 
-def test_a_run_may_go_on_in_another_folder(home: Any, runs: Any) -> None:
+def test_a_run_may_go_on_in_another_folder(home: Path, runs: Callable[..., Path]) -> None:
     from imdm_dist.training.loop import train
 
     whole = runs("redi", Split())
@@ -385,7 +389,9 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_STEP_NUM
         ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
     ],
 )
-def test_launchers_are_recognised(monkeypatch: pytest.MonkeyPatch, environment: Any, expected: Any) -> None:
+def test_launchers_are_recognised(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Place
+) -> None:
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -436,7 +442,9 @@ def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(
         ),
     ],
 )
-def test_what_a_launcher_would_not_set_is_named(monkeypatch: pytest.MonkeyPatch, environment: Any, said: str) -> None:
+def test_what_a_launcher_would_not_set_is_named(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], said: str
+) -> None:
     for name in (*LAUNCHER, "MASTER_PORT", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

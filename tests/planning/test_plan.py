@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -27,9 +27,9 @@ from imdm_dist.model.cuts import share
 from imdm_dist.model.dit import DiT, DitConfig
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
 from imdm_dist.objectives.flops import MASKED, pair_cost, pass_flops, step_flops
-from imdm_dist.objectives.sdtt import plan_teacher, second_pass_share
+from imdm_dist.objectives.sdtt import SdttConfig, plan_teacher, second_pass_share
 from imdm_dist.planning.activations import _measure, activations
-from imdm_dist.planning.memory import PHASES, rank_memory, worst_masked_share
+from imdm_dist.planning.memory import PHASES, Memory, rank_memory, worst_masked_share
 from imdm_dist.planning.parameters import count_parameters
 from imdm_dist.planning.plan import Hardware, build_plan
 from imdm_dist.planning.text import plan_text
@@ -68,9 +68,14 @@ def test_counts_are_those_of_a_real_model_and_of_its_shares(kind: str) -> None:
 
 
 def test_planning_allocates_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made: list[DiT] = []
     build = DiT.__init__
-    monkeypatch.setattr(DiT, "__init__", lambda self, *args: (build(self, *args), made.append(self))[0])
+
+    def noted(self: DiT, *arguments: Any) -> None:
+        build(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(DiT, "__init__", noted)
     build_plan(replace(Config(), model=replace(LARGE, cond_dim=64)), Hardware(), GPT2)  # a model not counted before
     assert made and all(p.is_meta or isinstance(p, FakeTensor) for model in made for p in model.parameters())
 
@@ -136,15 +141,16 @@ def test_evaluations_of_a_rollout_are_those_of_the_sampler(kind: str, steps: int
 
 def test_second_teacher_passes_are_those_of_sdtt() -> None:
     config = settings("objective.kind=sdtt", "objective.rounds=3", "objective.grid=64", "data.length=24")
-    count, found = 3000, []
-    for number in range(config.objective.rounds):
+    count, found, objective = 3000, [], config.objective
+    assert isinstance(objective, SdttConfig)
+    for number in range(objective.rounds):
         seed_B = derive_seed(number, Purpose.EXAMPLE, torch.arange(count))
         time_B = stratified_time(seed_B, 0, count)
         clean_BL = torch.zeros(count, 24, dtype=torch.int64)
         batch = build_batch(clean_BL, draw_mask(seed_B, time_B, 24), time_B, seed_B, seed_B, 1, 1.0)
         found.append(len(plan_teacher(batch, 2**number / 64, "fixed").changed_A) / count)
-    assert second_pass_share(config.objective, 24) == pytest.approx(sum(found) / len(found), rel=0.03)
-    assert second_pass_share(replace(config.objective, noise_policy="fresh"), 24) == 1.0
+    assert second_pass_share(objective, 24) == pytest.approx(sum(found) / len(found), rel=0.03)
+    assert second_pass_share(replace(objective, noise_policy="fresh"), 24) == 1.0
 
 
 # --- activations
@@ -183,7 +189,7 @@ def saved_bytes(config: Config, vocab_size: int, masked_BL: torch.Tensor) -> int
     ],
     ids=" ".join,
 )
-def test_activations_are_what_autograd_saves(precision: str, change: Any) -> None:
+def test_activations_are_what_autograd_saves(precision: str, change: tuple[str, ...]) -> None:
     size = ("model.size=custom", "model.hidden_dim=64", "model.n_blocks=3", "model.n_heads=4")
     config = settings(*size, "data.length=48", "engine.zero_stage=1", f"engine.precision={precision}", *change)
     masked_BL = torch.arange(12 * 48).view(12, 48) % 2 == 0
@@ -252,7 +258,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_memory_is_within_ten_percent_of_what_steps_take(name: Any) -> None:
+def test_memory_is_within_ten_percent_of_what_steps_take(name: str) -> None:
     """Two optimizer steps of a model of 20 million parameters, in a process of their own."""
     size = ("model.size=custom", "model.hidden_dim=384", "model.n_blocks=6", "model.n_heads=6")
     shape = (*size, "data.length=96", "train.global_batch=12", "train.async_save=false", *MEASURED[name])
@@ -267,8 +273,9 @@ def test_memory_is_within_ten_percent_of_what_steps_take(name: Any) -> None:
     assert memory.peak - memory.parts["framework"][0] == pytest.approx(measured, rel=0.10)
 
 
-def memory_of(world: int = 8, device: str = "cuda", **changes: Any) -> Any:
-    engine = EngineConfig(**({"precision": "bf16", "zero_stage": 1, "micro_batch": 4} | changes))
+def memory_of(world: int = 8, device: Literal["cuda", "cpu"] = "cuda", **changes: Any) -> Memory:
+    settings: dict[str, Any] = {"precision": "bf16", "zero_stage": 1, "micro_batch": 4}
+    engine = EngineConfig(**settings | changes)
     config = replace(Config(), model=LARGE, engine=engine, data=DataConfig(length=1024))
     return rank_memory(config, GPT2, world, 4, 512 * engine.tensor_parallel // world // 4, device)
 
@@ -315,7 +322,7 @@ def test_a_remedy_is_named_that_fits() -> None:
         hardware = Hardware(gpus=8, memory=room)
         plan = build_plan(config, hardware, GPT2)
         assert not plan.fits and plan.remedy is not None
-        named = {name.removeprefix("engine."): value for name, value in plan.remedy.settings.items()}
+        named: dict[str, Any] = {name.removeprefix("engine."): value for name, value in plan.remedy.settings.items()}
         better = build_plan(replace(config, engine=replace(config.engine, **named)), hardware, GPT2)
         assert better.fits and better.remedy is None and better.memory.peak == plan.remedy.peak
         assert all(f"{name}={str(value).lower()}" in plan_text(plan) for name, value in plan.remedy.settings.items())
@@ -332,7 +339,9 @@ def test_a_remedy_is_named_that_fits() -> None:
         (5, ("engine.tensor_parallel=5",), r"model.n_heads=12: set it to one of 1$"),
     ],
 )
-def test_bad_combinations_are_refused_with_numbers_that_work(gpus: int, overrides: Any, message: str) -> None:
+def test_bad_combinations_are_refused_with_numbers_that_work(
+    gpus: int, overrides: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build_plan(settings(*overrides), Hardware(gpus=gpus))
 

@@ -72,7 +72,7 @@ def test_denormal_numbers_are_zero_inside_alone_on_all_threads() -> None:
 def test_what_training_sets_for_the_process_is_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    def state() -> Any:
+    def state() -> tuple[Any, ...]:
         flags = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.get_num_threads()
         generator = torch.get_rng_state().tolist()
         return is_flushed(), dict(os.environ), list(warnings.filters), F.linear, flags, generator
@@ -86,7 +86,7 @@ def test_what_training_sets_for_the_process_is_put_back(
     inside = []
     console = record.console
 
-    def look(line: Any) -> Any:
+    def look(line: dict[str, Any]) -> str:
         inside.append(is_flushed())
         if ending == "failed":
             raise RuntimeError("boom")

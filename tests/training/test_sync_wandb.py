@@ -39,7 +39,7 @@ for file in map(pathlib.Path, files[dry:]):
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A `wandb` that notes what it is called with, marks what it has sent up to a failure, and always exits with 0."""
     log = tmp_path / "calls"
     log.touch()
@@ -61,7 +61,7 @@ def names(log: Path) -> list[str]:
     return [line[-5] for line in log.read_text().splitlines()]
 
 
-def test_segments_are_sent_once_in_order_and_a_failure_holds_up_its_own_run_only(tmp_path: Path, fake: Any) -> None:
+def test_segments_are_sent_once_in_order_and_a_failure_holds_up_its_own_run_only(tmp_path: Path, fake: Path) -> None:
     runs = tmp_path / "runs"
     torn = segment(runs / "a", 2, "bad, and more")
     for number in (3, 1):
@@ -100,7 +100,7 @@ def test_the_segment_that_a_run_still_writes_is_left(tmp_path: Path, monkeypatch
 
 
 def test_the_tool(
-    tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = tmp_path / "runs"
     file = segment(runs / "a", 1)
@@ -168,7 +168,7 @@ def tiny(tmp_path: Path) -> Config:
 
 
 def test_without_a_network_a_run_is_recorded_offline_and_goes_on(
-    tmp_path: Path, no_key: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_key: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "_silence", lambda url: "https://w.b does not answer (no route)")
     run = tmp_path / "run"
@@ -189,7 +189,7 @@ def test_without_a_network_a_run_is_recorded_offline_and_goes_on(
     ("key", "cause"), [("", "there is no API key (wandb login, or WANDB_API_KEY)"), ("short", "API key must have")]
 )
 def test_without_a_key_it_is_said_before_anything_is_built(
-    key: str, cause: str, no_key: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    key: str, cause: str, no_key: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "_silence", lambda url: "")
     if key:
@@ -214,10 +214,10 @@ def test_a_mirror_that_breaks_ends_no_training(
     class Broken:
         def define_metric(self, *_: Any, **__: Any) -> None: ...
 
-        def log(self, line: Any) -> None:
+        def log(self, line: dict[str, Any]) -> None:
             raise ConnectionResetError("the other process is gone")
 
-    def init(mode: Any, **_: Any) -> Any:
+    def init(mode: str, **_: Any) -> Broken:
         begun.append(mode)
         if mode == "online":
             raise wandb.errors.CommError("Run initialization has timed out\nafter 30.0 sec.")

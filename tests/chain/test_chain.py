@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,7 +15,13 @@ from imdm_dist.chain.jobs import read_jobs
 from imdm_dist.chain.remembered import remember, remembered
 from imdm_dist.chain.status import status
 from imdm_dist.chain.survey import survey
+from imdm_dist.checkpoint.model import load_model
 from imdm_dist.config import EvaluationConfig
+from imdm_dist.data import prepare
+from imdm_dist.evaluation.causal_lm import load_causal_lm
+from imdm_dist.evaluation.gen_ppl import generative_perplexity
+from imdm_dist.evaluation.ngram import TrigramModel
+from imdm_dist.evaluation.perplexity import perplexities
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +102,8 @@ def stamps(folder: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in NOTES}
 
 
-def test_the_chain_ends_in_a_table(folders: dict[str, Path]) -> None:
+def test_the_chain_ends_in_a_table(home: Path, folders: dict[str, Path]) -> None:
+    judge = load_causal_lm(folders["judge"])
     result = json.loads((folders["table"] / "result.json").read_text())
     assert [(r["model"], r["steps"], r["seeds"]) for r in result["records"]] == [
         ("MDLM", 2, [1, 2]),
@@ -106,11 +114,22 @@ def test_the_chain_ends_in_a_table(folders: dict[str, Path]) -> None:
         assert record["noise_policy"] == "posterior"
         assert record["weights"] == "ema"
         assert record["versions"]["torch"]
-        assert record["figures"]["mean"]["gen_ppl"] > 1
-        assert len(record["figures"]["by_seed"]) == 2
-        assert record["figures"]["mean"]["copied_8grams"] is not None
-    for figures in (*result["valid_ppl"].values(), result["trigram_valid_ppl"], result["evaluator_valid_ppl"]):
-        assert all(figures[over]["ppl"] > 1 for over in ("all", "text"))
+        mean, by_seed = record["figures"]["mean"], record["figures"]["by_seed"]
+        samples = [np.load(folders["table"] / f"samples-{record['model']}-2-{seed}.npy") for seed in (1, 2)]
+        judged = [generative_perplexity(judge, rows_BL).token_level for rows_BL in samples]
+        assert [figures["gen_ppl"] for figures in by_seed] == pytest.approx(judged, rel=1e-5)
+        assert mean["gen_ppl"] == pytest.approx(np.mean([figures["gen_ppl"] for figures in by_seed]))
+        assert mean["copied_8grams"] == pytest.approx(np.mean([figures["copied_8grams"] for figures in by_seed]))
+    chain = load_chain(home / "chain.yaml")
+    data, draws = prepare(chain.stage("table").config.data), chain.stage("table").config.evaluation.valid_draws
+    expected = {
+        "MDLM": perplexities(load_model(folders["teacher"]).model, data.valid, 16, draws),
+        "IMDM": perplexities(load_model(folders["redi"]).model, data.valid, 16, draws),
+    }
+    assert result["valid_ppl"] == {name: figures.to_dict() for name, figures in expected.items()}
+    trigram = TrigramModel.fit(data.train.tokens, data.train.vocab_size)
+    assert result["trigram_valid_ppl"] == perplexities(trigram, data.valid, 16).to_dict()
+    assert result["evaluator_valid_ppl"] == perplexities(judge, data.valid, 16).to_dict()
     assert all(result["valid_ppl"]["MDLM"][over]["ppl_se"] > 0 for over in ("all", "text"))
     assert "Gen. PPL" in (folders["table"] / "table.md").read_text()
 

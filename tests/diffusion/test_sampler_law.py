@@ -23,6 +23,8 @@ from imdm_dist.model import Backbone, Vocabulary
 from imdm_dist.model.mask_embedding import MaskedRows
 from tests.small import small_model
 
+pytestmark = pytest.mark.proof
+
 LENGTH, TOKENS, STATES, STEPS = 3, 2, 3, 3
 MASK_ID = TOKENS
 CODES = TOKENS + STATES  # of a position: a token, or the mask in one of its states

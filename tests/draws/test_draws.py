@@ -11,6 +11,8 @@ from imdm_dist.config.model import MaskConfig
 from imdm_dist.draws import Purpose
 from imdm_dist.draws.philox import WORD, philox4x32
 
+pytestmark = pytest.mark.proof
+
 KNOWN_ANSWERS = [  # Random123, kat_vectors, philox4x32 with 10 rounds
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((WORD,) * 4, (WORD,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),

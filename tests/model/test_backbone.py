@@ -17,6 +17,8 @@ from imdm_dist.model.layers import capped_attention
 from imdm_dist.model.mask_embedding import MaskedRows, build_mask, deduce_mask
 from tests.small import small_config, small_model
 
+pytestmark = pytest.mark.proof
+
 Size = Literal["tiny", "small", "medium", "large"]
 GPT2, BERT = (50258, 50257), (30522, 103)
 PUBLISHED = [  # millions of parameters and tensors of the public checkpoints

@@ -53,6 +53,7 @@ def runs(home: Path, ranks: Callable[[int], Ranks]) -> Callable[..., Path]:
 # --- how tensors are cut
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize(
     ("cut", "shape"), [(Cut(0), [11, 3]), (Cut(0), [11]), (Cut(1), [3, 8]), (Cut(0, 3), [24, 2]), (None, [5])]
@@ -64,6 +65,7 @@ def test_shares_join_to_the_whole(cut: Cut | None, shape: list[int], ranks: int)
     assert torch.equal(join(parts if cut else parts[:1], cut, shape), full)
 
 
+@pytest.mark.proof
 def test_every_rank_gets_whole_heads() -> None:
     heads, width = 4, 3
     rows = torch.arange(3 * heads * width)  # packed (three, head, width)
@@ -132,7 +134,9 @@ def compare(place: Place, whole: Vocabulary, split: Vocabulary, kinds: Sequence[
     return found
 
 
-@pytest.mark.parametrize(("world", "size", "mask_id"), [(2, 101, 100), (4, 101, 3), (4, 9, 8)])
+@pytest.mark.parametrize(
+    ("world", "size", "mask_id"), [pytest.param(2, 101, 100, marks=pytest.mark.proof), (4, 101, 3), (4, 9, 8)]
+)
 def test_a_split_vocabulary_computes_what_a_whole_one_does(
     ranks: Callable[[int], Ranks], world: int, size: int, mask_id: int
 ) -> None:
@@ -163,7 +167,7 @@ def draw_from_no_distributions(place: Place, size: int, mask_id: int) -> tuple[T
         return whole.invert_cdf(whole.rule_out(logits), uniform), split.invert_cdf(ours, uniform)
 
 
-@pytest.mark.parametrize(("world", "size", "mask_id"), [(2, 11, 10), (4, 9, 2)])
+@pytest.mark.parametrize(("world", "size", "mask_id"), [pytest.param(2, 11, 10, marks=pytest.mark.proof), (4, 9, 2)])
 def test_every_rank_sees_which_rows_are_no_distribution(
     ranks: Callable[[int], Ranks], world: int, size: int, mask_id: int
 ) -> None:
@@ -189,6 +193,7 @@ def split_sample(place: Place, kind: str) -> list[Tensor]:
         return [sample(model, start_BL, torch.arange(64), 4).tokens_BL for model in models]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("kind", ["single", "infinite", "finite"])
 def test_a_split_model_samples_the_same_tokens(ranks: Callable[[int], Ranks], kind: str) -> None:
     for whole, split in ranks(2).run(split_sample, kind):
@@ -214,6 +219,7 @@ def split_logits(place: Place, kind: str) -> tuple[float, list[str], bool]:
     return float((ours - theirs)[:, :tokens].abs().max()), shared, same_names
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("kind", ["single", "infinite", "finite"])
 def test_a_split_model_has_the_same_logits_and_names(ranks: Callable[[int], Ranks], kind: str) -> None:
     for worst, shared, same_names in ranks(2).run(split_logits, kind):
@@ -230,11 +236,11 @@ SUBSET = [
     ("teacher", Split(1, 1, 4, micro_batch=1)),
     ("teacher", Split(2, 1, 2)),
     ("teacher", Split(3, 2, 4)),
-    ("teacher", Split(0, 2, 2, more=(("recompute", True),))),
+    pytest.param("teacher", Split(0, 2, 2, more=(("recompute", True),)), marks=pytest.mark.proof),
     ("sdtt", Split(0, 2, 2)),
-    ("sdtt", Split(3, 1, 2)),
+    pytest.param("sdtt", Split(3, 1, 2), marks=pytest.mark.proof),
     ("redi", Split(1, 2, 4)),
-    ("redi", Split(2, 2, 2)),
+    pytest.param("redi", Split(2, 2, 2), marks=pytest.mark.proof),
 ]
 
 
@@ -299,7 +305,7 @@ def test_the_same_division_goes_on_bit_for_bit(
 PLAIN = (("kind", "plain"),)
 ENGINES = [
     ("teacher", Split()),
-    ("teacher", Split(0, 1, 2, micro_batch=2)),
+    pytest.param("teacher", Split(0, 1, 2, micro_batch=2), marks=pytest.mark.proof),
     ("teacher", Split(0, 2, 2)),
     ("sdtt", Split(0, 2, 2)),
 ]

@@ -99,6 +99,7 @@ def test_an_engine_has_its_state_before_the_first_step_and_takes_that_of_another
     other.close()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("precision", ["fp32", "autocast"])
 def test_the_plain_engine_takes_deepspeeds_steps_bit_for_bit(topology: Topology, precision: str) -> None:
     found = []

@@ -106,11 +106,15 @@ class Objective:
         """Move the state on after `done` steps in all."""
 
     def state(self) -> NamedTensors:
-        """Tensors a checkpoint must hold to go on exactly."""
+        """Tensors that a checkpoint must hold to go on exactly, as float32.
+
+        Those named as parameters of the model are a rank's tensor-parallel shares of such weights, as a teacher has;
+        others are of any name and shape, and equal on all ranks.
+        """
         return {}
 
     def load_state(self, done: int, state: StreamedTensors) -> None:
-        """Take the state of a checkpoint at `done` steps."""
+        """Take the state of a checkpoint at `done` steps; tensors come on the host."""
 
     def metrics(self) -> dict[str, float]:
         """What to log beside the loss."""

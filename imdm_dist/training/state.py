@@ -68,7 +68,7 @@ class TrainState:
             "ranks": {"tensor_parallel": self.topology.tp, "data_parallel": self.topology.dp},
             "updates": engine.updates(),
             "valid_ppl": valid_ppl,
-            "shapes": run.shapes,
+            "shapes": run.shapes | {name: list(own.shape) for name, own in held.items() if name not in run.shapes},
             "provenance": run.provenance,
             "versions": versions(),
         }
@@ -82,7 +82,9 @@ class TrainState:
         Args:
             divided: data-parallel ranks have different pieces; else they share the writing.
         """
-        shapes, topology, cut_of = self.engine.shapes, self.topology, self.engine.backbone.cut_of
+        topology, cut_of = self.topology, self.engine.backbone.cut_of
+        # What is no parameter is an objective's own, and whole on every rank.
+        shapes = {name: piece.tensor.shape for name, piece in pieces.items()} | self.engine.shapes
         owner = owners({name: piece.tensor.numel() for name, piece in pieces.items()}, topology.dp)
         return {
             name: replace(piece, tensor=piece.tensor.view(shapes[name]))

@@ -8,7 +8,7 @@ SEED ?= 0
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-parallel test-kills test-cluster lint format docs clean
+.PHONY: help setup demo test proofs test-parallel test-kills test-cluster lint format docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -21,8 +21,20 @@ setup: $(READY) ## Install the pinned versions into .venv, once (PYTHON=python3.
 demo: $(READY) ## Run the whole method on a small scale, minutes on a laptop (SEED=n)
 	$(RUN) -m imdm_dist demo --seed $(SEED)
 
-test: lint ## Check style and types, then run the tests
-	$(RUN) -m pytest -q -m 'not thorough'
+# The cluster's tests take all cores, so they run after the others, by themselves. What the tests start as processes of
+# their own is not in the coverage.
+test: lint ## Check style and types, then run the tests; prints the coverage
+	@failed=0; \
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m 'not slurm and not thorough' --cov --cov-report= || failed=1; \
+	echo "files under 80 % of lines, and all:"; \
+	$(RUN) -m coverage report --sort=cover | awk '$$1 == "TOTAL" || /%$$/ && $$NF + 0 < 80'; \
+	$(RUN) -m pytest -q -m 'slurm and not thorough' tests/cluster || failed=1; \
+	exit $$failed
+
+PROOFS := tests/draws tests/diffusion tests/model tests/objectives tests/parallel tests/training/test_engine.py
+
+proofs: $(READY) ## Run the proofs alone, in a minute: laws by enumeration, losses in dense form, parity of divisions
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m proof $(PROOFS)
 
 test-parallel: $(READY) ## Compare every division of the work over ranks; writes docs/results/parallel.md
 	$(RUN) -m tests.parallel_matrix --write docs/results/parallel.md
@@ -48,7 +60,7 @@ docs: $(READY) ## Build the documentation site, docs/_build/index.html
 	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build
 
 clean: ## Remove the virtual environment and all caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache docs/_build docs/api
+	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache docs/_build docs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A name such as python3.12 may exist and still not run (pyenv), or lack venv (Debian): each is tried.

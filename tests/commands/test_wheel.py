@@ -79,6 +79,8 @@ def test_a_chain_is_submitted(installed: Installed, fake_slurm: FakeSlurm) -> No
     installed.call("run", "chain.yaml", "--slurm", *TINY, "train.global_batch=8")
     packing, training = fake_slurm.submitted
     assert "tiny.prepare_data" in packing[0] and "tiny.teacher" in training[0]
-    for script in (installed.home / "runs" / "tiny" / "submitit").glob("*_submission.sh"):
+    scripts = list((installed.home / "runs" / "tiny" / "submitit").glob("*_submission.sh"))
+    assert scripts
+    for script in scripts:
         assert f"export PYTHONPATH={installed.site}" in script.read_text()
         assert str(ROOT) not in script.read_text().replace(sys.prefix, "")

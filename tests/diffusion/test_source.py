@@ -20,6 +20,8 @@ from imdm_dist.registry import SOURCES
 from tests.coupling.antithetic import AntitheticSource
 from tests.small import small_model
 
+pytestmark = pytest.mark.proof
+
 LENGTH = 7
 
 

@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from imdm_dist.config import Config
 from imdm_dist.config.check import settings
 from imdm_dist.data.tokenizer import load_tokenizer, train_bpe
+from tests.ranks import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -124,6 +126,10 @@ def commands(code: str) -> Iterator[str]:
             yield line
 
 
+Started = tuple[multiprocessing.context.ForkServerProcess, Path]
+"""A process and the file of what it prints."""
+
+
 class Reader:
     """Somebody who types a document's commands."""
 
@@ -147,23 +153,48 @@ class Reader:
             if target:
                 (self.home / target).write_text(said)
         elif words[0] == "torchrun":
-            assert words[3:5] == ["-m", PROGRAM], f"{command}: what else is to be launched?"
-            launcher = [sys.executable, "-m", "torch.distributed.run", *words[1:], *shlex.split(note)]
-            environment = os.environ | self.environment | {"PYTHONPATH": str(ROOT)}
-            subprocess.run(launcher, cwd=self.home, env=environment, check=True, timeout=180)
+            # Read by torchrun itself; its processes are warm ones, with what it would give them.
+            given = get_args_parser().parse_args([*words[1:], *shlex.split(note)])
+            assert given.module and given.training_script == PROGRAM, f"{command}: what else is to be launched?"
+            self.launch(int(given.nproc_per_node), [PROGRAM, *given.training_script_args])
         else:
             subprocess.run(["bash", "-ec", command], cwd=self.home, check=True, timeout=60)
 
     def run(self, code: str, arguments: list[str]) -> str:
         """Run a tool or python source to its end and return what it printed."""
-        log = self.home / "log"
-        process = self.context.Process(target=_work, args=(code, arguments, str(self.home), self.environment, str(log)))
+        return self.end(self.start(code, arguments, {}), arguments)
+
+    def launch(self, world: int, arguments: list[str]) -> None:
+        """Run a tool in processes that are joined."""
+        joined = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        ranks = [
+            self.start(PROGRAM, arguments, joined | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(world)
+        ]
+        try:
+            for rank in ranks:
+                self.end(rank, arguments, 180)
+        finally:
+            for process, _ in ranks:
+                process.kill()
+
+    def start(self, code: str, arguments: list[str], environment: dict[str, str]) -> Started:
+        """Start a tool or python source; what it prints goes into a file."""
+        log = self.home / f"log{environment.get('RANK', '')}"
+        log.unlink(missing_ok=True)
+        given = (code, arguments, str(self.home), self.environment | environment, str(log))
+        process = self.context.Process(target=_work, args=given)
         process.start()
-        process.join(120)
+        return process, log
+
+    def end(self, started: Started, arguments: list[str], timeout: float = 120) -> str:
+        """Wait for its end and return what it printed."""
+        process, log = started
+        process.join(timeout)
         if process.exitcode is None:
             process.kill()
         said = log.read_text() if log.exists() else ""
-        assert process.exitcode == 0, f"{' '.join(arguments) or code} gave {process.exitcode}: {said[-2000:]}"
+        assert process.exitcode == 0, f"{' '.join(arguments) or 'a block'} gave {process.exitcode}: {said[-2000:]}"
         return said
 
 

@@ -18,8 +18,8 @@ from imdm_dist.checkpoint.model import load_model
 from imdm_dist.cli import guarded
 from imdm_dist.config import EvaluationConfig, NoisePolicy, Weights
 from imdm_dist.coupling import Coupling
+from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.diffusion.sampler import SAMPLER
-from imdm_dist.diffusion.source import DRAW_PRECISION
 from imdm_dist.draws import Purpose
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.files import read_json

@@ -1,4 +1,4 @@
-"""Several things that are wrong, found together and said together."""
+"""What is wrong, in words: the first line of an error, and several problems found together and said together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class ProblemsError(ValueError):
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse(problems: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Settings: their dataclasses (`schema`) and how they are read and printed (`load`)."""
+"""Settings: their dataclasses (`schema`), and how they are read, checked and printed (`load`)."""
 
 from __future__ import annotations
 

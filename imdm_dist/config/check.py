@@ -1,4 +1,4 @@
-"""Mappings of settings held against the dataclasses that define them, before anything is built.
+"""Checks of settings against the dataclasses that define them, before anything is built.
 
 The class of a section may follow from one of its settings (`variant_section`): the last word on that one decides, and
 its other settings are then those of this kind. A setting that only another kind reads is refused where somebody wrote

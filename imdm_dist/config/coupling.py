@@ -1,4 +1,4 @@
-"""What a coupling is made of."""
+"""Settings of a coupling."""
 
 from __future__ import annotations
 

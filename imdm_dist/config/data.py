@@ -1,4 +1,4 @@
-"""Text, tokenizer and packing."""
+"""Settings of text, tokenizer and packing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples, what is measured on them, and the model that scores them."""
+"""Settings of samples, of what is measured on them, and of the model that scores them."""
 
 from __future__ import annotations
 

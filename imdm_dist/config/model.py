@@ -1,4 +1,4 @@
-"""What stands at masked positions, and what every family of backbones has; a family's own settings are beside it."""
+"""Settings of the mask embedding, and those of every family of backbones; a family's own are beside its model."""
 
 from __future__ import annotations
 

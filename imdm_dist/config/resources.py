@@ -1,4 +1,4 @@
-"""What a stage asks of a cluster."""
+"""Settings of a stage's SLURM jobs: nodes, GPUs, time limit, restarts."""
 
 from __future__ import annotations
 

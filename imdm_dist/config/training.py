@@ -1,4 +1,4 @@
-"""A training run: its optimizer, its engine, what it minimises and how long."""
+"""Settings of a training run: optimizer, engine, objective, steps, checkpoints and validation."""
 
 from __future__ import annotations
 

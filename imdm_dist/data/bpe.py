@@ -1,4 +1,4 @@
-"""Train a byte-level BPE in a process of its own: what takes long there is deaf to signals, a process can be ended.
+"""Training of a byte-level BPE, in a process of its own: the library does not react to signals, a process can be ended.
 
 The trainer's time grows with the square of its longest word, so it sees longer ones in pieces. Run as a program, this
 file reads lists of texts from standard input, a JSON line each and null behind the last, and writes tokenizer.json.

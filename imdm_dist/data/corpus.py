@@ -1,4 +1,4 @@
-"""Where text comes from: which files, hub data set or embedded corpus a split is, and what tells it from another."""
+"""The corpus of a split: which files, hub data set or embedded English it is, and its identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From settings to token files: whatever is missing is built once, whole or not at all.
+"""Data preparation: the token files of a configuration, built where they are missing, once, whole or not at all.
 
 A folder of data.cache is named by a hash of all that shapes its content (settings, identity of the
 text, tokenizer), so changed text or settings lead to another folder, and an existing one is right.
@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from imdm_dist.config.data import DataConfig
-from imdm_dist.data import synthetic
 from imdm_dist.data.bpe import LONGEST_WORD, long_word
 from imdm_dist.data.corpus import Split, data_root, say_repeated, source_identity
 from imdm_dist.data.packing import pack
@@ -30,6 +29,8 @@ from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, make_folder, publish_dir, write_json
 from imdm_dist.signals import interrupted, leaving_at_signals, noted
 
+_SYNTHETIC_ROWS = np.array([[0, 0], [1, 1]])
+"""The two-token language of Sec. 5.2 of arXiv 2605.10518, int64 [2, 2]: equally likely rows; the mask is id 2."""
 _TEXTS = ("source", "text_field", "document", "valid_share", "packing", "detokenizer")
 """Settings that shape the texts, beside the files or data set themselves."""
 _FORMAT = 3
@@ -203,9 +204,9 @@ def _synthetic(cache: Path, may_build: bool) -> Dataset:
     settings = {"format": _FORMAT, "source": "synthetic"}
 
     def build(aside: Path) -> None:
-        shape: dict[str, Any] = {"length": 2, "vocab_size": 3, "mask_id": synthetic.MASK_ID}
+        shape: dict[str, Any] = {"length": 2, "vocab_size": 3, "mask_id": 2}
         for split in get_args(Split):
-            TokenFile.write(aside / split, synthetic.ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
+            TokenFile.write(aside / split, _SYNTHETIC_ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
 
     folder = build_once(
         cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build, may_build, get_args(Split)

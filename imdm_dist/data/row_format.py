@@ -1,4 +1,7 @@
-"""What data, models, couplings and evaluators must have in common, told before anything is packed or made."""
+"""The format of token rows (tokenizer, vocabulary, length), which data, models, couplings and evaluators must share.
+
+It is known before anything is packed or made, so that what does not fit is refused early.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True)
 class RowFormat:
-    """The tokens that rows consist of."""
+    """The tokens that rows consist of, and how many."""
 
     name: str
     """What data.tokenizer calls the tokenizer."""
@@ -65,7 +68,7 @@ class RowFormat:
 
 
 def row_format(config: DataConfig) -> RowFormat:
-    """The tokens that these settings lead to; nothing is built.
+    """The format of the rows that these settings lead to; nothing is built.
 
     Raises:
         ValueError: a file or a tokenizer is missing or wrong.

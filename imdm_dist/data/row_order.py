@@ -1,4 +1,4 @@
-"""The order in which training visits rows: a fresh permutation every epoch, any part of it on demand.
+"""The shuffled order in which training visits rows: a fresh permutation every epoch, any part of it on demand.
 
 Sample i is row `permutation(i // rows)[i % rows]`, and a permutation is a function of (seed, epoch),
 so neither the batch size, the world size nor a restart can change which row sample i is.

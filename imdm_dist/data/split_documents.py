@@ -1,4 +1,4 @@
-"""The documents of a split, and the texts in them, a few megabytes at a time."""
+"""The documents of a split (train or valid), and batches of the texts in them for the tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from imdm_dist.config.data import DataConfig
 from imdm_dist.data import detokenize, file_documents
 from imdm_dist.data.corpus import Split, hub_split, names_of, resolve_files, shown, some_of
 from imdm_dist.data.embedded import read_embedded
-from imdm_dist.data.text_file import TextFile, drop_mark, first_line, kind_of, split_lines
+from imdm_dist.data.text_file import TextFile, drop_mark, kind_of, split_lines
+from imdm_dist.problems import first_line
 
 _BATCH_CHARACTERS = 2**22
 _BATCH_ROWS = 64

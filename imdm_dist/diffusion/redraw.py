@@ -1,4 +1,4 @@
-"""What becomes of a masked position's noise in a step (arXiv 2605.10518, Eq. 13, pi'): kept, or drawn again.
+"""The redraw law: a masked position's noise is kept in a sampling step or drawn again (arXiv 2605.10518, Eq. 13, pi').
 
 The noise of a position is a function of its seed and of a redraw index, so a law of noise is a law of that index.
 """

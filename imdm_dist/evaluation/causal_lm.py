@@ -37,6 +37,7 @@ from imdm_dist.files import (
     write_json,
 )
 from imdm_dist.finite import check_finite
+from imdm_dist.problems import first_line
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 
@@ -176,9 +177,9 @@ def is_folder(name: str) -> bool:
 
 def unusable(name: str, error: Exception) -> ValueError:
     """What to say of an evaluator that does not load."""
-    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"evaluator {name} cannot be loaded ({cause}): train one with imdm_dist train-evaluator or name another"
+        f"evaluator {name} cannot be loaded ({first_line(error)}): train one with imdm_dist train-evaluator or name "
+        "another"
     )
 
 

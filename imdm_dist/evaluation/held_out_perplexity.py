@@ -1,4 +1,4 @@
-"""Perplexity of any model on the same held-out rows: a diffusion model, the trigram, or a causal language model.
+"""Perplexity on held-out rows of any kind of model: a diffusion model, the trigram, or a causal language model.
 
 Packing puts a begin token first and an end token last in every row. A trigram does not know where a row ends and pays
 for that token (3.5 nats on LM1B rows of 32), a causal model that counts positions pays nothing, a diffusion model next

@@ -1,4 +1,4 @@
-"""A loss forward and backward as a step computes it, on tensors without numbers, so that it can be watched."""
+"""A dry run of a training step: loss forward and backward, on fake tensors too, watched at named moments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An objective, as the other rooms see it: what it learns from, its loss, its state, and what it costs.
+"""The interface of an objective, what a run minimises: its examples, loss, state and costs.
 
 An objective is a file beside this one and a line of `imdm_dist.registry`: its settings (`Config`), a class that extends
 `Objective`, and what is its own of examples and losses. No other file asks which one it is.

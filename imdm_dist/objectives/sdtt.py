@@ -24,10 +24,9 @@ from imdm_dist import draws
 from imdm_dist.config import schema
 from imdm_dist.config.setting import NoisePolicy, Weights, require
 from imdm_dist.config.training import ObjectiveConfig
-from imdm_dist.device import send
 from imdm_dist.diffusion.draw_source import CounterSource, draw_tokens
 from imdm_dist.diffusion.redraw import redraw_noise
-from imdm_dist.diffusion.schedule import EPSILON, alpha
+from imdm_dist.diffusion.schedule import EPSILON, stay_masked
 from imdm_dist.draws import Purpose
 from imdm_dist.model import Backbone, MaskedRows
 from imdm_dist.objectives.batch import MaskedBatch
@@ -191,14 +190,6 @@ class TeacherSteps:
     rollout_seed_M: Tensor
     """Seed of the teacher's token draws."""
 
-    def to(self, device: torch.device) -> TeacherSteps:
-        """Copy from the host to `device` without waiting."""
-        moved: dict[str, Any] = {
-            name: send(part, device) if isinstance(part, Tensor) else part and part.to(device)
-            for name, part in vars(self).items()
-        }
-        return TeacherSteps(**moved)
-
 
 @dataclass(frozen=True)
 class TaughtBatch(MaskedBatch):
@@ -220,8 +211,7 @@ def plan_teacher(batch: MaskedBatch, dt: float, noise_policy: NoisePolicy) -> Te
     seed_M = draws.derive_seed(batch.draw_seed_B, Purpose.TEACHER, 0)[rows.flat_M // length]
     time_M = batch.row_time_M()
     next_M = (time_M - dt).clamp(min=0)
-    kept_M = (1 - alpha(next_M)) / (1 - alpha(time_M))
-    first_M = draws.uniform(seed_M, Purpose.REVEAL, rows.position_M) >= kept_M
+    first_M = draws.uniform(seed_M, Purpose.REVEAL, rows.position_M) >= stay_masked(time_M, next_M)
     keep = partial(draws.uniform, seed_M, Purpose.KEEP, rows.position_M)
     redraw_M = redraw_noise(rows.redraw_M, rows.redraw_M + 1, time_M, next_M, noise_policy, keep)
     sequence_M = rows.flat_M // length

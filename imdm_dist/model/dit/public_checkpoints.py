@@ -1,4 +1,4 @@
-"""The checkpoints of MDLM, SDTT and IMDM: what model one is of, read from the shapes of its tensors, and from its
+"""Public checkpoints of MDLM, SDTT and IMDM: what model one is of, read from the shapes of its tensors, and from its
 settings where shapes do not tell."""
 
 from __future__ import annotations

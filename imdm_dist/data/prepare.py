@@ -184,10 +184,8 @@ def _packed(
             texts.say()
 
     name = f"{config.source}-{config.length}-{hash_json([settings, identity])[:16]}"
-    folder = build_once(
-        cache / name, f"rows of {config.length} tokens from {config.source} text", build, may_build, get_args(Split)
-    )
-    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
+    what = f"rows of {config.length} tokens from {config.source} text"
+    return _dataset(build_once(cache / name, what, build, may_build, get_args(Split)), tokenizer)
 
 
 def _any_rows(chunks: Iterable[np.ndarray], texts: SplitDocuments, length: int) -> Iterator[np.ndarray]:
@@ -208,10 +206,12 @@ def _synthetic(cache: Path, may_build: bool) -> Dataset:
         for split in get_args(Split):
             TokenFile.write(aside / split, _SYNTHETIC_ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
 
-    folder = build_once(
-        cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build, may_build, get_args(Split)
-    )
-    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), None)
+    name = f"synthetic-2-{hash_json(settings)[:16]}"
+    return _dataset(build_once(cache / name, "the synthetic rows", build, may_build, get_args(Split)), None)
+
+
+def _dataset(folder: Path, tokenizer: Tokenizer | None) -> Dataset:
+    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
 
 
 def prepare(config: DataConfig, may_build: bool = True) -> Dataset:

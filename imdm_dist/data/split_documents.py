@@ -116,8 +116,7 @@ def read_documents(config: DataConfig, split: Split, cache_dir: Path | None = No
     """The documents of a split.
 
     Args:
-        config: source (not synthetic), files or names, text field, what a document is.
-        split: train or valid.
+        config: of any source but synthetic.
         cache_dir: where `datasets` keeps what it downloads; by default a folder of data.cache.
 
     Returns:

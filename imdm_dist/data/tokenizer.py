@@ -245,7 +245,6 @@ def train_bpe(texts: Iterable[str] | Iterable[list[str]], size: int, folder: Pat
     The same texts give the same files. Begin and end token are both `<|endoftext|>`, as in GPT-2.
 
     Args:
-        texts: texts, or lists of them.
         size: ids wanted, the mask not counted; a short text gives fewer.
         folder: made if missing; tokenizer.json is written into it, not atomically.
     """

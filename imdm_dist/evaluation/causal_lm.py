@@ -83,10 +83,8 @@ def train_evaluator(
     from the same settings and data is left as it is.
 
     Args:
-        config: size and training of the evaluator.
         data, valid: rows to train and to validate on, of one length.
         folder: where the model (transformers format) and evaluator.json go.
-        device: where to train.
         autocast: bfloat16 matrix products, on fp32 weights; fast on recent CPUs and GPUs.
 
     Returns:
@@ -143,7 +141,6 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
 
     Args:
         folder_or_name: a folder that transformers loads, or a hub name such as gpt2-large where there is a network.
-        device: where to put it.
 
     Raises:
         ValueError: there is no such folder or name, it holds no causal language model, or one of whose weights some are

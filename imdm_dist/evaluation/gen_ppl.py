@@ -64,8 +64,6 @@ def generative_perplexity(
         lm: a transformers causal language model in eval mode.
         rows_BL: integers [B, L], the same ids as the evaluator's; L >= 2.
         batch: rows at a time, whose batch * L * V logits exist at once; None takes `scoring_batch`.
-        end_id: id of the end token.
-        progress: show a bar.
 
     Raises:
         ValueError: a row is longer than the evaluator reads, or holds an id outside its vocabulary.

@@ -36,7 +36,6 @@ def perplexities(
         model: a diffusion model, whose figures are bounds with a standard error; a trigram; or a transformers causal
             model over the rows' own ids, whose figure over all tokens leaves out the first of each row.
         draws_a_row: draws of time, masks and noise for each row, of a diffusion model.
-        progress: show a bar.
 
     Raises:
         ValueError: the causal model does not know these ids or reads no rows of this length.

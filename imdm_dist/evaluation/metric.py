@@ -62,11 +62,7 @@ class Sampled:
 
 
 class Metric:
-    """One thing measured.
-
-    Args:
-        subject: what there is to read beside the models.
-    """
+    """One thing measured."""
 
     sample_columns: Sequence[Column] = ()
     """Columns of the table of samples, a row a model and step count."""

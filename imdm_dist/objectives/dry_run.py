@@ -28,7 +28,6 @@ def dry_run(model: Backbone, loss: Callable[[Backbone], Tensor], note: Callable[
     """Compute a loss and its gradients.
 
     Args:
-        loss: the loss, given the model.
         note: called with a moment's name and a tensor of then: `hidden`, the model has computed its hidden states
             (given); `loss`, forward is done; `backbone`, backward reaches the hidden states; `end`.
     """

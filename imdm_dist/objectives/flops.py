@@ -107,11 +107,7 @@ class StepFlops:
 
 
 def step_flops(config: Config, vocab_size: int, micro_batch: int) -> StepFlops:
-    """Operations of one optimizer step.
-
-    Args:
-        micro_batch: examples in one forward pass of a rank.
-    """
+    """Operations of one optimizer step in which a forward pass of a rank has `micro_batch` examples."""
     tokens = config.train.global_batch * config.data.length
     one = pass_flops(config.model, vocab_size, config.data.length)
     backbone = one.token.plus(one.mask, MASKED)

@@ -52,11 +52,7 @@ class Redi(Nelbo):
 
 
 class CouplingExamples:
-    """Examples from a coupling: the mask noise of a pair is the pair's own, in every epoch.
-
-    Args:
-        redraw_noise: the control experiment that gives a pair fresh noise every time instead.
-    """
+    """Examples from a coupling: the mask noise of a pair is the pair's own, in every epoch (see `redraw_noise`)."""
 
     def __init__(self, coupling: Coupling, seed: int, part: BatchSlice, redraw_noise: bool) -> None:
         from imdm_dist.data import RowOrder  # seconds to import, with transformers and pyarrow, which a loss needs not

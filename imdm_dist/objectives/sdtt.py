@@ -254,9 +254,7 @@ def teacher_hidden(teacher: Backbone, batch: TaughtBatch) -> Tensor:
 def sdtt(student: Backbone, teacher: Backbone, batch: TaughtBatch, divergence: Divergence, chunk_rows: int) -> Tensor:
     """This micro-batch's share of the loss: sum of divergences over masked rows, over `batch.total` of them.
 
-    Args:
-        student: the model in training.
-        teacher: in eval mode; no gradient reaches it.
+    No gradient reaches the teacher, which is in eval mode.
 
     Returns:
         float32 scalar, nats per masked token when summed over the global batch.

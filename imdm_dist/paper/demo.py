@@ -45,7 +45,6 @@ def run_demo(configs: Path, root: Path, seed: int) -> dict[str, Any]:
 
     Args:
         configs: folder of the chains' files.
-        root: folder of the runs.
         seed: seed of all training runs; couplings and evaluations take seeds derived from it.
 
     Returns:

@@ -110,9 +110,7 @@ def plot_losses(path: Path | str, curves: Mapping[str, Curve], unit: str = "nats
     """Training losses against steps, one panel per stage: the raw line pale, a running mean over it.
 
     Args:
-        path: the PNG file.
         curves: (steps, losses) by stage, as metrics.jsonl has them.
-        unit: what a loss is measured in.
     """
     columns = 2 if len(curves) == 4 else min(3, len(curves))
     rows = -(-len(curves) // columns)
@@ -156,7 +154,6 @@ def plot_gen_ppl(path: Path | str, curves: Mapping[str, Curve], evaluator: str =
     """Gen. PPL against sampling steps, both logarithmic.
 
     Args:
-        path: the PNG file.
         curves: (step counts, perplexities) by model; names that differ in MDM, MDLM and IMDM alone share a colour, and
             IMDM is drawn solid, the others dashed.
         evaluator: whose perplexity it is, for the axis.

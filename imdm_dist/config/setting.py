@@ -20,6 +20,13 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_at_least(least: int, config: Any, section: str, *names: str) -> None:
+    """Refuse numbers below `least` among the settings `names` of a section."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= least, f"{section}.{name} is {value}: set it to {least} or more")
+
+
 @dataclass(frozen=True)
 class Meaning:
     """What a setting does to results; see `setting`."""

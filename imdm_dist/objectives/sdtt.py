@@ -22,7 +22,7 @@ from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.config import schema
-from imdm_dist.config.setting import NoisePolicy, Weights, require
+from imdm_dist.config.setting import NoisePolicy, Weights, require, require_at_least
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.diffusion.draw_source import CounterSource, draw_tokens
 from imdm_dist.diffusion.redraw import redraw_noise
@@ -54,8 +54,7 @@ class SdttConfig(ObjectiveConfig):
     """Which weights of the student become the teacher at a round's end (the authors: raw)."""
 
     def __post_init__(self) -> None:
-        require(self.rounds >= 1, f"objective.rounds is {self.rounds}: set it to 1 or more")
-        require(self.steps_per_round >= 1, f"objective.steps_per_round is {self.steps_per_round}: set it to 1 or more")
+        require_at_least(1, self, "objective", "rounds", "steps_per_round")
         require(
             self.grid >= 2**self.rounds,
             f"objective.grid={self.grid} cannot be halved objective.rounds={self.rounds} times: raise it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ProblemsError(ValueError):
@@ -19,6 +19,12 @@ class ProblemsError(ValueError):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def some_of(names: Sequence[str], shown: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def refuse(problems: Iterable[str]) -> None:

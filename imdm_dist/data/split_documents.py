@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import detokenize, file_documents
-from imdm_dist.data.corpus import Split, hub_split, names_of, resolve_files, shown, some_of
+from imdm_dist.data.corpus import Split, hub_split, names_of, resolve_files, shown
 from imdm_dist.data.embedded import read_embedded
 from imdm_dist.data.text_file import TextFile, drop_mark, kind_of, split_lines
-from imdm_dist.problems import first_line
+from imdm_dist.problems import first_line, some_of
 
 _BATCH_CHARACTERS = 2**22
 _BATCH_ROWS = 64

@@ -7,8 +7,12 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass, replace
+from typing import Any, TypeVar
 
 import torch
+
+Record = TypeVar("Record", bound=Any)
 
 
 def default_device(place: int = 0) -> torch.device:
@@ -22,6 +26,14 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor of the host to a device without waiting for what the device does; from pinned memory to a GPU,
     as from any other the copy comes after all that the GPU was given before."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def send_all(record: Record, device: torch.device) -> Record:
+    """A dataclass with its tensors, and those of dataclasses within it, sent to a device."""
+    tensors = {name: send(part, device) for name, part in vars(record).items() if isinstance(part, torch.Tensor)}
+    inner = {name: send_all(part, device) for name, part in vars(record).items() if is_dataclass(part)}
+    changed: Record = replace(record, **tensors, **inner)
+    return changed
 
 
 KERNELS = 128

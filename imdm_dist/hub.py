@@ -13,6 +13,8 @@ from typing import TypeVar
 import huggingface_hub
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from imdm_dist.problems import first_line
+
 T = TypeVar("T")
 TIMEOUT_S = 10.0
 """Seconds to wait for the hub's answer."""
@@ -61,5 +63,6 @@ def ask(name: str) -> None:
     except RepositoryNotFoundError:
         raise ValueError("the hub has no such model, or not for everybody") from None
     except Exception as error:  # those of the HTTP library have no base in common with the hub's
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"it is not whole in the local cache, and the hub does not answer: {cause}") from None
+        raise ValueError(
+            f"it is not whole in the local cache, and the hub does not answer: {first_line(error)}"
+        ) from None

@@ -1,4 +1,4 @@
-"""Mappings of settings held against the dataclasses that define them, before anything is built.
+"""Checks of settings against the dataclasses that define them, before anything is built.
 
 The class of a section may follow from one of its settings (`variant_section`): the last word on that one decides, and
 its other settings are then those of this kind. A setting that only another kind reads is refused where somebody wrote
@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import Variants, default_of, variants_of
+from imdm_dist.config.setting import Variants, default_of, require, variants_of
 
 
 class Layer(NamedTuple):

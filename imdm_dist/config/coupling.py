@@ -1,13 +1,11 @@
-"""What a coupling is made of."""
+"""Settings of a coupling."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from imdm_dist.config.names import NoisePolicy, Weights
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import NoisePolicy, Weights, require, require_at_least, setting
 from imdm_dist.registry import SOURCES
 
 
@@ -36,7 +34,6 @@ class CouplingConfig:
 
     def __post_init__(self) -> None:
         SOURCES.place(self.source)
-        for name in ("pairs", "shards", "steps", "batch"):
-            require(getattr(self, name) >= 1, f"coupling.{name} is {getattr(self, name)}: set it to 1 or more")
+        require_at_least(1, self, "coupling", "pairs", "shards", "steps", "batch")
         require(self.pairs >= self.shards, f"coupling.pairs={self.pairs} is fewer than coupling.shards={self.shards}")
         require(0 <= self.seed < 2**63, f"coupling.seed is {self.seed}: set it in [0, 2**63)")

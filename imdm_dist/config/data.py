@@ -1,12 +1,11 @@
-"""Text, tokenizer and packing."""
+"""Settings of text, tokenizer and packing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import require, require_at_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class DataConfig:
     """Folder of the packed token files; a file is built once and shared by all runs."""
 
     def __post_init__(self) -> None:
-        require(self.length >= 1, f"data.length is {self.length}: set it to 1 or more")
+        require_at_least(1, self, "data", "length")
         require(self.bpe_size >= 300, f"data.bpe_size is {self.bpe_size}: a byte-level BPE needs 300 or more")
         require(0 <= self.valid_share < 1, f"data.valid_share is {self.valid_share}: set it to 0 or more, below 1")
         require(

@@ -1,13 +1,11 @@
-"""Samples, what is measured on them, and the model that scores them."""
+"""Settings of samples, of what is measured on them, and of the model that scores them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from imdm_dist.config.names import NoisePolicy, Weights
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import NoisePolicy, Weights, require, require_at_least, setting
 from imdm_dist.registry import METRICS, SOURCES
 
 
@@ -46,9 +44,7 @@ class EvaluationConfig:
             METRICS.place(metric)
         SOURCES.place(self.source)
         require(bool(self.metrics), "evaluation.metrics is empty: give one or more")
-        require(self.samples >= 1, f"evaluation.samples is {self.samples}: set it to 1 or more")
-        for name in ("batch", "valid_draws"):
-            require(getattr(self, name) >= 1, f"evaluation.{name} is {getattr(self, name)}: set it to 1 or more")
+        require_at_least(1, self, "evaluation", "samples", "batch", "valid_draws")
         require(bool(self.steps) and min(self.steps, default=0) >= 1, "evaluation.steps must be numbers of 1 or more")
         require(bool(self.seeds), "evaluation.seeds is empty: give one or more")
 
@@ -75,8 +71,7 @@ class EvaluatorConfig:
     """Seed of its initial weights, data order and dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "n_blocks", "n_heads", "steps", "batch"):
-            require(getattr(self, name) >= 1, f"evaluator.{name} is {getattr(self, name)}: set it to 1 or more")
+        require_at_least(1, self, "evaluator", "hidden_dim", "n_blocks", "n_heads", "steps", "batch")
         require(
             self.hidden_dim % self.n_heads == 0,
             f"evaluator.hidden_dim={self.hidden_dim} must be a multiple of evaluator.n_heads={self.n_heads}",

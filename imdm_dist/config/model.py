@@ -1,11 +1,11 @@
-"""What stands at masked positions, and what every family of backbones has; a family's own settings are beside it."""
+"""Settings of the mask embedding, and those of every family of backbones; a family's own are beside its model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import require, require_at_least
 from imdm_dist.registry import MASKS, NOISE_LAWS
 
 
@@ -29,9 +29,8 @@ class MaskConfig:
     def __post_init__(self) -> None:
         MASKS.place(self.kind)
         NOISE_LAWS.place(self.law)
-        require(self.noise_dim > 0, f"model.mask.noise_dim is {self.noise_dim}: set it to 1 or more")
+        require_at_least(1, self, "model.mask", "noise_dim", "n_states")
         require(self.scale > 0, f"model.mask.scale is {self.scale}: set it above 0")
-        require(self.n_states > 0, f"model.mask.n_states is {self.n_states}: set it to 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a stage asks of a cluster."""
+"""Settings of a stage's SLURM jobs: nodes, GPUs, time limit, restarts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import require, require_at_least, setting
 from imdm_dist.config.time_limit import LEAST_S, minutes_of, only_requeues
 
 LONGEST_WARNING_S = 65_535
@@ -69,10 +68,9 @@ class ResourcesConfig:
     """Further options of sbatch, such as --constraint=h100."""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "array"):
-            require(getattr(self, name) >= 1, f"resources.{name} is {getattr(self, name)}: set it to 1 or more")
-        for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task", "warning_s", "restarts"):
-            require(getattr(self, name) >= 0, f"resources.{name} is {getattr(self, name)}: set it to 0 or more")
+        require_at_least(1, self, "resources", "nodes", "array")
+        counts = ("gpus_per_node", "tasks_per_node", "cpus_per_task", "warning_s", "restarts")
+        require_at_least(0, self, "resources", *counts)
         require(
             self.warning_s <= LONGEST_WARNING_S,
             f"resources.warning_s is {self.warning_s}: sbatch takes {LONGEST_WARNING_S} seconds at most",

@@ -1,4 +1,4 @@
-"""A time limit as SLURM writes and reads it."""
+"""Time limits of SLURM jobs, as sbatch reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run: its optimizer, its engine, what it minimises and how long."""
+"""Settings of a training run: optimizer, engine, objective, steps, checkpoints and validation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import require, require_at_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +51,7 @@ class OptimizerConfig:
                 f"optimizer.{name} is read by optimizer.schedule={' and '.join(reads)}, which is {self.schedule}: "
                 "set the one or leave the other out",
             )
-        for name in ("warmup_steps", "decay_steps"):
-            require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}: set it to 0 or more")
+        require_at_least(0, self, "optimizer", "warmup_steps", "decay_steps")
         require(self.clip >= 0, f"optimizer.clip is {self.clip}: set it to 0 (off) or above")
         require(0 <= self.ema_decay < 1, f"optimizer.ema_decay is {self.ema_decay}: set it in [0, 1)")
 
@@ -84,7 +82,7 @@ class EngineConfig:
     """Keep optimizer state in host memory (needs zero_stage >= 1)."""
 
     def __post_init__(self) -> None:
-        require(self.tensor_parallel >= 1, f"engine.tensor_parallel is {self.tensor_parallel}: set it to 1 or more")
+        require_at_least(1, self, "engine", "tensor_parallel")
         require(
             not self.offload_optimizer or self.zero_stage >= 1,
             "engine.offload_optimizer is done by ZeRO: set engine.zero_stage=1 or more",
@@ -147,11 +145,10 @@ class TrainConfig:
     """Mirror metrics.jsonl to Weights & Biases."""
 
     def __post_init__(self) -> None:
-        require(self.steps >= 0, f"train.steps is {self.steps}: set it to 0 or more")
-        for name in ("global_batch", "log_every", "save_every", "keep_last", "valid_rows"):
-            require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}: set it to 1 or more")
+        require_at_least(0, self, "train", "steps")
+        counts = ("global_batch", "log_every", "save_every", "keep_last", "valid_rows", "max_skipped")
+        require_at_least(1, self, "train", *counts)
         for name in ("valid_every", "keep_every", "time_budget", "hang_minutes", "check_replicas_every"):
             require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}: set it to 0 (never) or more")
-        require(self.max_skipped >= 1, f"train.max_skipped is {self.max_skipped}: set it to 1 or more")
         require(not self.keep_best or self.valid_every > 0, "train.keep_best needs train.valid_every: set it above 0")
         require(0 <= self.seed < 2**63, f"train.seed is {self.seed}: set it in [0, 2**63)")

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE in a process of its own: what takes long there is deaf to signals, a process can be ended.
+"""Training of a byte-level BPE, in a process of its own: the library does not react to signals, a process can be ended.
 
 The trainer's time grows with the square of its longest word, so it sees longer ones in pieces. Run as a program, this
 file reads lists of texts from standard input, a JSON line each and null behind the last, and writes tokenizer.json.
@@ -39,13 +39,11 @@ def long_word(text: str) -> str:
 
 
 def train_backend(texts: Iterable[str] | Iterable[list[str]], size: int, end_of_text: str, out: Path) -> None:
-    """Train a BPE and write it as tokenizer.json; a signal's exception ends the training at once.
+    """Train a BPE of `size` ids and write it as tokenizer.json; a signal's exception ends the training at once.
 
     Args:
         texts: texts, or lists of them.
-        size: ids wanted.
         end_of_text: the special token, which gets id 0.
-        out: the file to write.
 
     Raises:
         ValueError: the training was killed, which systems do that run out of memory.

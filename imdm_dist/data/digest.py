@@ -1,4 +1,4 @@
-"""What tells one file of text from another: a hash of every byte, taken once for as long as the file is left alone.
+"""SHA-256 digests of text files, kept for as long as a file does not change.
 
 A hash is kept under the file's path, size, inode and the times of its last change, those that nobody can set by hand
 included. A file that was changed in the last seconds is hashed anew: its times may not show the next change.

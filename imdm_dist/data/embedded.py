@@ -1,4 +1,4 @@
-"""English that every CPython carries: the topics of its `help()` and the docstrings of its library.
+"""The embedded corpus, English that every CPython carries: topics of its `help()`, docstrings of its library.
 
 The default corpus: about two megabytes, no download. Sources are parsed, never imported. Another Python
 has another text, also another build of one version, so a digest of the text is part of the data's identity.

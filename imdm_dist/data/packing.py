@@ -30,7 +30,6 @@ def pack(
 
     Args:
         batches: the texts, some at a time; how they are split into batches does not change the rows.
-        tokenizer: gives the ids and the begin and end tokens.
         length: tokens in a row, 3 or more.
         separator: which token closes a text and a row.
 

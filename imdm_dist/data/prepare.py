@@ -1,4 +1,4 @@
-"""From settings to token files: whatever is missing is built once, whole or not at all.
+"""Data preparation: the token files of a configuration, built where they are missing, once, whole or not at all.
 
 A folder of data.cache is named by a hash of all that shapes its content (settings, identity of the
 text, tokenizer), so changed text or settings lead to another folder, and an existing one is right.
@@ -20,16 +20,17 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from imdm_dist.config.data import DataConfig
-from imdm_dist.data import synthetic
 from imdm_dist.data.bpe import LONGEST_WORD, long_word
+from imdm_dist.data.corpus import Split, data_root, say_repeated, source_identity
 from imdm_dist.data.packing import pack
-from imdm_dist.data.text import Split, data_root, say_repeated, source_identity
-from imdm_dist.data.texts import Texts, first_look, read_texts, text_batches
+from imdm_dist.data.split_documents import SplitDocuments, first_look, read_documents, text_batches
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, make_folder, publish_dir, write_json
 from imdm_dist.signals import interrupted, leaving_at_signals, noted
 
+_SYNTHETIC_ROWS = np.array([[0, 0], [1, 1]])
+"""The two-token language of Sec. 5.2 of arXiv 2605.10518, int64 [2, 2]: equally likely rows; the mask is id 2."""
 _TEXTS = ("source", "text_field", "document", "valid_share", "packing", "detokenizer")
 """Settings that shape the texts, beside the files or data set themselves."""
 _FORMAT = 3
@@ -117,7 +118,7 @@ def _bpe(config: DataConfig, cache: Path, may_build: bool, look: Callable[[], No
 
     def build(aside: Path) -> None:
         look()
-        texts = read_texts(config, "train")
+        texts = read_documents(config, "train")
         long_words = _LongWords(texts.name)
         batches = text_batches(texts, config, "BPE: reading", long_words.look)
         train_bpe(islice(batches, _BPE_BATCHES), config.bpe_size, aside)
@@ -167,7 +168,7 @@ def _packed(
         look()
         say_repeated(config, identity)
         for split in get_args(Split):
-            texts = read_texts(config, split)
+            texts = read_documents(config, split)
             rows = pack(text_batches(texts, config, split), tokenizer, config.length, config.separator)
             TokenFile.write(
                 aside / split,
@@ -183,13 +184,11 @@ def _packed(
             texts.say()
 
     name = f"{config.source}-{config.length}-{hash_json([settings, identity])[:16]}"
-    folder = build_once(
-        cache / name, f"rows of {config.length} tokens from {config.source} text", build, may_build, get_args(Split)
-    )
-    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
+    what = f"rows of {config.length} tokens from {config.source} text"
+    return _dataset(build_once(cache / name, what, build, may_build, get_args(Split)), tokenizer)
 
 
-def _any_rows(chunks: Iterable[np.ndarray], texts: Texts, length: int) -> Iterator[np.ndarray]:
+def _any_rows(chunks: Iterable[np.ndarray], texts: SplitDocuments, length: int) -> Iterator[np.ndarray]:
     """The chunks of rows as they are; ValueError if there are none."""
     is_empty = True
     for chunk_KL in chunks:
@@ -203,14 +202,16 @@ def _synthetic(cache: Path, may_build: bool) -> Dataset:
     settings = {"format": _FORMAT, "source": "synthetic"}
 
     def build(aside: Path) -> None:
-        shape: dict[str, Any] = {"length": 2, "vocab_size": 3, "mask_id": synthetic.MASK_ID}
+        shape: dict[str, Any] = {"length": 2, "vocab_size": 3, "mask_id": 2}
         for split in get_args(Split):
-            TokenFile.write(aside / split, synthetic.ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
+            TokenFile.write(aside / split, _SYNTHETIC_ROWS, **shape, bos_id=None, eos_id=None, settings=settings)
 
-    folder = build_once(
-        cache / f"synthetic-2-{hash_json(settings)[:16]}", "the synthetic rows", build, may_build, get_args(Split)
-    )
-    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), None)
+    name = f"synthetic-2-{hash_json(settings)[:16]}"
+    return _dataset(build_once(cache / name, "the synthetic rows", build, may_build, get_args(Split)), None)
+
+
+def _dataset(folder: Path, tokenizer: Tokenizer | None) -> Dataset:
+    return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
 
 
 def prepare(config: DataConfig, may_build: bool = True) -> Dataset:

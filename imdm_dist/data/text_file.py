@@ -1,4 +1,4 @@
-"""Text as it lies in a file: what its name says it is, and its lines, whatever it is compressed with.
+"""Text files: their kind by name and magic bytes, decompression, and lines.
 
 Text is UTF-8, and a byte order mark is no part of it. Wherever text is read, lines end at newline, carriage return, or
 both in this order, and at no other sign of Unicode.
@@ -21,6 +21,7 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from imdm_dist.files import refuse_lfs_pointers
+from imdm_dist.problems import first_line
 
 Kind = Literal["text", "json", "parquet"]
 
@@ -45,8 +46,8 @@ _ENDING = re.compile(r"\.[a-z][a-z0-9_]*")
 """What counts as an ending: `news.en-00001-of-00100` has none, `text.csv` has one."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LINE_END_BYTES = re.compile(rb"\r\n|\r|\n")
-_MARK = "\ufeff"
-_SIGNS = {
+_BOM = "\ufeff"
+_MAGIC = {
     ".gz": re.compile(rb"\x1f\x8b"),
     ".bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
     ".xz": re.compile(rb"\xfd7zXZ\0"),
@@ -113,12 +114,7 @@ def split_lines(text: str) -> list[str]:
 
 def drop_mark(text: str) -> str:
     """The text without a byte order mark in front."""
-    return text.removeprefix(_MARK)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text.removeprefix(_BOM)
 
 
 def no_utf8(error: UnicodeDecodeError) -> str:
@@ -129,7 +125,7 @@ def no_utf8(error: UnicodeDecodeError) -> str:
 def _wide(head: bytes) -> tuple[str, str] | None:
     """What bytes of two or four to a character are, and their name for iconv; None if they are not."""
     for name in ("UTF-32", "UTF-16"):  # in this order: the mark of UTF-32 begins as that of UTF-16 does
-        if head.startswith((f"{_MARK}".encode(f"{name}-LE"), f"{_MARK}".encode(f"{name}-BE"))):
+        if head.startswith((f"{_BOM}".encode(f"{name}-LE"), f"{_BOM}".encode(f"{name}-BE"))):
             return name, name
     head = head[: len(head) // 4 * 4]
     if len(head) < 8:
@@ -152,7 +148,7 @@ def _may_be_utf8(head: bytes) -> bool:
 
 def _ending_of(head: bytes) -> str:
     """The ending that a file which begins so should have; empty if there is no sign of one."""
-    return next((ending for ending, sign in _SIGNS.items() if sign.match(head)), "")
+    return next((ending for ending, magic in _MAGIC.items() if magic.match(head)), "")
 
 
 class TextFile:
@@ -208,8 +204,8 @@ class TextFile:
             raise ValueError(f"{self.path} is parquet: give it a name or a link that ends in {found}{packed}")
         if found:
             return
-        for what, sign in _FOREIGN.items():
-            if sign.match(head):
+        for what, magic in _FOREIGN.items():
+            if magic.match(head):
                 raise ValueError(f"{self.path} is {what}, which is not read: take the text out of it")
         if wide := _wide(head):
             raise ValueError(f"{self.path} is {wide[0]}: convert it, e.g. with iconv -f {wide[1]} -t UTF-8")

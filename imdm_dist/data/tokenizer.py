@@ -26,6 +26,7 @@ from torch import Tensor
 from imdm_dist import hub
 from imdm_dist.data.bpe import train_backend
 from imdm_dist.files import hash_json, publish_dir, refuse_lfs_pointers, refuse_no_objects
+from imdm_dist.problems import first_line
 
 END_OF_TEXT = "<|endoftext|>"
 _FILES = (
@@ -171,11 +172,12 @@ def load_tokenizer(name: str, root: Path | str = ".") -> Tokenizer:
         else:
             fast = hub.load(transformers.AutoTokenizer.from_pretrained, name)
     except Exception as error:  # the Rust reader raises bare Exception on a damaged file
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         what = "does not load"
         if local is None:
             what = f"is no folder under {root} (data.root or IMDM_DATA) and does not load from the hub"
-        raise ValueError(f"data.tokenizer={name} {what} ({cause}): name a folder with tokenizer files") from None
+        raise ValueError(
+            f"data.tokenizer={name} {what} ({first_line(error)}): name a folder with tokenizer files"
+        ) from None
     return wrap_tokenizer(fast, name)
 
 
@@ -243,7 +245,6 @@ def train_bpe(texts: Iterable[str] | Iterable[list[str]], size: int, folder: Pat
     The same texts give the same files. Begin and end token are both `<|endoftext|>`, as in GPT-2.
 
     Args:
-        texts: texts, or lists of them.
         size: ids wanted, the mask not counted; a short text gives fewer.
         folder: made if missing; tokenizer.json is written into it, not atomically.
     """

@@ -1,4 +1,4 @@
-"""What becomes of a masked position's noise in a step (arXiv 2605.10518, Eq. 13, pi'): kept, or drawn again.
+"""The redraw law: a masked position's noise is kept in a sampling step or drawn again (arXiv 2605.10518, Eq. 13, pi').
 
 The noise of a position is a function of its seed and of a redraw index, so a law of noise is a law of that index.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from imdm_dist.config.names import NoisePolicy
+from imdm_dist.config.setting import NoisePolicy
 from imdm_dist.diffusion.schedule import alpha
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imdm_dist.diffusion.schedule import alpha
+from imdm_dist.diffusion.schedule import stay_masked
 
 
 def grid_time(start_time_B: Tensor, taken_B: Tensor, steps: int) -> Tensor:
@@ -26,13 +26,13 @@ def grid_time(start_time_B: Tensor, taken_B: Tensor, steps: int) -> Tensor:
 def reveal_steps(masked_BL: Tensor, uniform_BL: Tensor, start_time_B: Tensor, steps: int) -> Tensor:
     """The step, 1 to N, that reveals each masked position; 0 at visible ones; int64 [B, L].
 
-    Position l is still masked after step i with probability (1 - alpha_{t_i}) / (1 - alpha_{t_0}); the last
-    step reveals all that is left, as alpha is 1 at time 0.
+    Position l is still masked after step i with probability `stay_masked(t_0, t_i)`; the last step reveals all that is
+    left, as alpha is 1 at time 0.
     """
     taken_N = torch.arange(steps + 1, dtype=torch.float64)
-    still_masked_BN = 1 - alpha(grid_time(start_time_B[:, None], taken_N, steps))
+    time_BN = grid_time(start_time_B[:, None], taken_N, steps)
     # Ascending over the reversed grid: the count of points with probability above u is the last masked step.
-    ascending_BN = (still_masked_BN / still_masked_BN[:, :1]).flip(1)
+    ascending_BN = stay_masked(time_BN[:, :1], time_BN).flip(1)
     step_BL = steps + 1 - torch.searchsorted(ascending_BN, uniform_BL, right=True)
     return torch.where(masked_BL, step_BL.clamp(1, steps), 0)
 

@@ -15,36 +15,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from imdm_dist.config.names import NoisePolicy
+from imdm_dist.config.setting import NoisePolicy
 from imdm_dist.device import send
+from imdm_dist.diffusion.draw_source import CounterSource, Denoiser, DrawSource, draw_tokens
 from imdm_dist.diffusion.redraw import redraw_noise
 from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reveal_steps
-from imdm_dist.diffusion.source import CounterSource, DrawSource, draw_tokens
-from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
-from imdm_dist.model.vocabulary import Vocabulary
+from imdm_dist.model.mask_embedding import masked_rows
 
 SAMPLER = "reveal-first ancestral; the last step reveals all"
 """What a result says of how its samples were drawn."""
-
-
-class Denoiser(Protocol):
-    """What the sampler needs of a model."""
-
-    name: str
-    mask_id: int
-    vocabulary: Vocabulary
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor: ...
-
-    def head(self, h_RD: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)

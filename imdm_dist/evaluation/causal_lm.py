@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from imdm_dist import hub
 from imdm_dist.config.evaluation import EvaluatorConfig
-from imdm_dist.config.require import require
-from imdm_dist.data.order import Order
+from imdm_dist.config.setting import require
+from imdm_dist.data.row_order import RowOrder
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.device import few_kernels
-from imdm_dist.evaluation.perplexity import perplexities
+from imdm_dist.evaluation.held_out_perplexity import perplexities
 from imdm_dist.files import (
     hash_json,
     publish_dir,
@@ -37,6 +37,7 @@ from imdm_dist.files import (
     write_json,
 )
 from imdm_dist.finite import check_finite
+from imdm_dist.problems import first_line
 from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
 
@@ -82,10 +83,8 @@ def train_evaluator(
     from the same settings and data is left as it is.
 
     Args:
-        config: size and training of the evaluator.
         data, valid: rows to train and to validate on, of one length.
         folder: where the model (transformers format) and evaluator.json go.
-        device: where to train.
         autocast: bfloat16 matrix products, on fp32 weights; fast on recent CPUs and GPUs.
 
     Returns:
@@ -142,7 +141,6 @@ def load_causal_lm(folder_or_name: Path | str, device: torch.device | str = "cpu
 
     Args:
         folder_or_name: a folder that transformers loads, or a hub name such as gpt2-large where there is a network.
-        device: where to put it.
 
     Raises:
         ValueError: there is no such folder or name, it holds no causal language model, or one of whose weights some are
@@ -176,9 +174,9 @@ def is_folder(name: str) -> bool:
 
 def unusable(name: str, error: Exception) -> ValueError:
     """What to say of an evaluator that does not load."""
-    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"evaluator {name} cannot be loaded ({cause}): train one with imdm_dist train-evaluator or name another"
+        f"evaluator {name} cannot be loaded ({first_line(error)}): train one with imdm_dist train-evaluator or name "
+        "another"
     )
 
 
@@ -213,7 +211,7 @@ def _rate(step: int, steps: int) -> float:
 def _fit(lm: PreTrainedModel, config: EvaluatorConfig, data: TokenFile, device: torch.device, autocast: bool) -> None:
     optimizer = torch.optim.AdamW(lm.parameters(), lr=config.lr, betas=_BETAS, weight_decay=_WEIGHT_DECAY)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
-    order = Order(data.rows, config.seed)
+    order = RowOrder(data.rows, config.seed)
     lm.train()
     smooth: float | None = None
     with tqdm(range(config.steps), desc="evaluator", unit="step") as bar:

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from imdm_dist.config.require import require
-from imdm_dist.evaluation.rows import Rows, as_array
+from imdm_dist.config.setting import require
+from imdm_dist.evaluation.token_rows import Rows, as_array
 from imdm_dist.perplexity import exp_of_mean, finite
 
 SCORED_LOGITS = 2**27
@@ -64,8 +64,6 @@ def generative_perplexity(
         lm: a transformers causal language model in eval mode.
         rows_BL: integers [B, L], the same ids as the evaluator's; L >= 2.
         batch: rows at a time, whose batch * L * V logits exist at once; None takes `scoring_batch`.
-        end_id: id of the end token.
-        progress: show a bar.
 
     Raises:
         ValueError: a row is longer than the evaluator reads, or holds an id outside its vocabulary.

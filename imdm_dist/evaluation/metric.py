@@ -1,4 +1,4 @@
-"""What a metric is: one thing that an evaluation measures.
+"""The interface of a metric: one thing that an evaluation measures.
 
 A metric is a subclass of `Metric` that overrides the methods it has an answer for. `evaluation.metrics` lists those
 that run, by their names in `registry.METRICS` or as `module:Class`. The columns of a table are theirs.
@@ -62,11 +62,7 @@ class Sampled:
 
 
 class Metric:
-    """One thing measured.
-
-    Args:
-        subject: what there is to read beside the models.
-    """
+    """One thing measured."""
 
     sample_columns: Sequence[Column] = ()
     """Columns of the table of samples, a row a model and step count."""

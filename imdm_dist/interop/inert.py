@@ -17,6 +17,8 @@ import torch
 from torch._weights_only_unpickler import get_globals_in_pkl
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from imdm_dist.problems import first_line
+
 _ZIP = b"PK\x03\x04"
 _CHUNK = 2**24
 NO_SUMS = "it has no checksums: compare this one with that of those who published it"
@@ -150,4 +152,4 @@ def _stand_in(name: str) -> type[Inert]:
 def _cause(error: Exception) -> str:
     """The one line of torch's message that says what is wrong; the rest tells how to load the file unsafely."""
     found = re.search(r"WeightsUnpickler error: (.*)", str(error))
-    return found[1].strip() if found else (str(error).strip() or type(error).__name__).splitlines()[0]
+    return found[1].strip() if found else first_line(error)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from imdm_dist.model.public_format import PublicFormat
+from imdm_dist.model.public_checkpoints import PublicFormat
+from imdm_dist.problems import some_of
 
 _WRAPPERS = ("_orig_mod",)
 _OWNERS = ("backbone", "mdlm", "module")
 _SHOWN = 4
+"""Parameters that a message names; the rest are counted."""
 
 
 def own_name(name: str) -> str:
@@ -44,15 +46,15 @@ class Names:
         missing = [name for name in names if name not in self.source]
         if missing:
             raise ValueError(
-                f"the file lacks {_some(missing)} of the model's {len(names)} parameters: it is of another "
+                f"the file lacks {some_of(missing, _SHOWN)} of the model's {len(names)} parameters: it is of another "
                 f"architecture or cut off; take a whole {public.models} checkpoint"
             )
         known = {*names, *public.ignored}
         extra = [theirs for ours, theirs in self.source.items() if ours not in known]
         if extra:
             raise ValueError(
-                f"the file has {_some(extra)}, which this model does not have: it is of another architecture, and "
-                f"without them it would compute something else; take an {public.models} checkpoint"
+                f"the file has {some_of(extra, _SHOWN)}, which this model does not have: it is of another "
+                f"architecture, and without them it would compute something else; take an {public.models} checkpoint"
             )
 
 
@@ -72,8 +74,3 @@ def match(tensors: Mapping[str, Tensor]) -> Names:
             )
         source[ours] = theirs
     return Names(source)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""A backbone, as the other rooms see it: what makes hidden states of tokens, and logits of hidden states.
+"""The interface of a backbone, the network: hidden states of tokens, and logits of hidden states.
 
 A family of backbones is a folder beside this file, or any other module, and a line of `imdm_dist.registry`. It says
 what of it is divided among tensor-parallel ranks, where its mask embedding is, and how public checkpoints name it; no
@@ -20,7 +20,7 @@ from imdm_dist.config.model import ModelConfig
 from imdm_dist.model.cuts import Cut
 from imdm_dist.model.layers import full_precision
 from imdm_dist.model.mask_embedding import MaskedRows, MaskEmbedding, build_mask, masked_rows
-from imdm_dist.model.public_format import PublicFormat
+from imdm_dist.model.public_checkpoints import PublicFormat
 from imdm_dist.model.vocabulary import Vocabulary
 from imdm_dist.registry import BACKBONES
 

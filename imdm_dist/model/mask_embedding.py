@@ -1,4 +1,4 @@
-"""What stands at a masked position: a mask embedding, and the keys of its noise.
+"""Mask embeddings: what is added to the mask token's embedding at masked positions, and the keys of its noise.
 
 A mask embedding gives an *offset* to the embedding E(m) of the mask token, for masked positions
 alone, whatever looked that embedding up. All offsets start at zero, so a model whose mask is replaced
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from imdm_dist.config.model import MaskConfig
-from imdm_dist.device import send
+from imdm_dist.device import send_all
 from imdm_dist.model.cuts import Cut
 from imdm_dist.registry import MASKS
 
@@ -38,7 +38,7 @@ class MaskedRows:
 
     def to(self, device: torch.device) -> MaskedRows:
         """The same rows, of the host, on `device`, copied without waiting."""
-        return MaskedRows(*(send(part, device) for part in vars(self).values()))
+        return send_all(self, device)
 
 
 def masked_rows(masked_BL: Tensor, seed_B: Tensor, redraw_BL: Tensor | None = None) -> MaskedRows:

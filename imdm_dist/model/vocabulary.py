@@ -1,4 +1,4 @@
-"""What is computed along the vocabulary axis, behind one object, because tensor parallel splits that axis.
+"""Operations along the vocabulary axis, behind one object that tensor parallelism replaces: embedding, loss, draws.
 
 Shape suffixes: B batch, L length, D hidden width, R rows, V vocabulary (here: what this process holds of it).
 """

@@ -10,14 +10,13 @@ Shape suffixes: B batch, L length, M masked rows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from imdm_dist import draws
-from imdm_dist.device import send
+from imdm_dist.device import send_all
 from imdm_dist.diffusion.schedule import EPSILON, alpha
 from imdm_dist.draws import Purpose
 from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
@@ -46,12 +45,7 @@ class MaskedBatch:
 
     def to(self, device: torch.device) -> MaskedBatch:
         """Copy from the host to `device` without waiting."""
-        moved: dict[str, Any] = {
-            name: send(value, device) if isinstance(value, Tensor) else value.to(device)
-            for name, value in vars(self).items()
-            if name != "total"
-        }
-        return replace(self, **moved)
+        return send_all(self, device)
 
     def row_time_M(self) -> Tensor:
         """Time of each masked row's sequence."""
@@ -71,7 +65,7 @@ def strata(global_batch: int) -> Tensor:
 
 
 def stratified_time(draw_seed_B: Tensor, first: int, global_batch: int) -> Tensor:
-    """Times in [1e-3, 1], one in each of `global_batch` equal strata (MDLM's antithetic sampling, globally).
+    """Times in [EPSILON, 1], one in each of `global_batch` equal strata (MDLM's antithetic sampling, globally).
 
     Args:
         draw_seed_B: int64 seeds of the examples.
@@ -84,7 +78,7 @@ def stratified_time(draw_seed_B: Tensor, first: int, global_batch: int) -> Tenso
 
 
 def time_within(stratum_B: Tensor, draw_seed_B: Tensor, count: int) -> Tensor:
-    """A time in each of the strata named, of `count` equal ones of [1e-3, 1]; float64 [B]."""
+    """A time in each of the strata named, of `count` equal ones of [EPSILON, 1]; float64 [B]."""
     unit_B = (stratum_B.double() + draws.uniform(draw_seed_B, Purpose.TIME, 0)) / count
     return EPSILON + (1 - EPSILON) * unit_B
 

@@ -23,7 +23,7 @@ from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.schema import Config
 from imdm_dist.diffusion.schedule import EPSILON
 from imdm_dist.model import Backbone, MaskedRows, masked_rows
-from imdm_dist.model.fake import fake_backbone
+from imdm_dist.model.fake_tensors import fake_backbone
 from imdm_dist.objectives.objective import objective_of
 
 MASKED = (1 - EPSILON) * (1 + EPSILON) / 2
@@ -107,11 +107,7 @@ class StepFlops:
 
 
 def step_flops(config: Config, vocab_size: int, micro_batch: int) -> StepFlops:
-    """Operations of one optimizer step.
-
-    Args:
-        micro_batch: examples in one forward pass of a rank.
-    """
+    """Operations of one optimizer step in which a forward pass of a rank has `micro_batch` examples."""
     tokens = config.train.global_batch * config.data.length
     one = pass_flops(config.model, vocab_size, config.data.length)
     backbone = one.token.plus(one.mask, MASKED)

@@ -1,4 +1,4 @@
-"""An objective, as the other rooms see it: what it learns from, its loss, its state, and what it costs.
+"""The interface of an objective, what a run minimises: its examples, loss, state and costs.
 
 An objective is a file beside this one and a line of `imdm_dist.registry`: its settings (`Config`), a class that extends
 `Objective`, and what is its own of examples and losses. No other file asks which one it is.
@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from imdm_dist.config import schema
-from imdm_dist.config.names import Weights
+from imdm_dist.config.setting import Weights
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.examples import Cut, DataExamples, Examples
+from imdm_dist.objectives.examples import BatchSlice, DataExamples, Examples
 from imdm_dist.registry import OBJECTIVES
 
 NamedTensors = dict[str, Tensor]
@@ -74,14 +74,14 @@ class Objective:
         """
 
     @classmethod
-    def examples(cls, config: schema.Config, cut: Cut, source: Any) -> Examples:
+    def examples(cls, config: schema.Config, part: BatchSlice, source: Any) -> Examples:
         """The examples of a run.
 
         Args:
-            cut: which of them are made here.
+            part: which of them are made here.
             source: what it learns from: a `TokenFile`, or a `Coupling` if `reads_coupling`.
         """
-        return DataExamples(source, config.train.seed, cut, count_masked=False)
+        return DataExamples(source, config.train.seed, part, count_masked=False)
 
     @classmethod
     def costs(cls, config: schema.Config) -> Costs:

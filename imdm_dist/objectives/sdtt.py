@@ -22,17 +22,15 @@ from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.config import schema
-from imdm_dist.config.names import NoisePolicy, Weights
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import NoisePolicy, Weights, require, require_at_least
 from imdm_dist.config.training import ObjectiveConfig
-from imdm_dist.device import send
+from imdm_dist.diffusion.draw_source import CounterSource, draw_tokens
 from imdm_dist.diffusion.redraw import redraw_noise
-from imdm_dist.diffusion.schedule import EPSILON, alpha
-from imdm_dist.diffusion.source import CounterSource, draw_tokens
+from imdm_dist.diffusion.schedule import EPSILON, stay_masked
 from imdm_dist.draws import Purpose
 from imdm_dist.model import Backbone, MaskedRows
 from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.examples import Cut, DataExamples
+from imdm_dist.objectives.examples import BatchSlice, DataExamples
 from imdm_dist.objectives.objective import Costs, NamedTensors, Objective, StreamedTensors
 from imdm_dist.objectives.row_loss import Divergence, divergence_loss, sum_over_rows
 
@@ -56,8 +54,7 @@ class SdttConfig(ObjectiveConfig):
     """Which weights of the student become the teacher at a round's end (the authors: raw)."""
 
     def __post_init__(self) -> None:
-        require(self.rounds >= 1, f"objective.rounds is {self.rounds}: set it to 1 or more")
-        require(self.steps_per_round >= 1, f"objective.steps_per_round is {self.steps_per_round}: set it to 1 or more")
+        require_at_least(1, self, "objective", "rounds", "steps_per_round")
         require(
             self.grid >= 2**self.rounds,
             f"objective.grid={self.grid} cannot be halved objective.rounds={self.rounds} times: raise it",
@@ -106,9 +103,9 @@ class Sdtt(Objective):
         )
 
     @classmethod
-    def examples(cls, config: schema.Config, cut: Cut, source: Any) -> DataExamples:
+    def examples(cls, config: schema.Config, part: BatchSlice, source: Any) -> DataExamples:
         """See `Objective`; the loss is a mean over masked tokens."""
-        return DataExamples(source, config.train.seed, cut, count_masked=True)
+        return DataExamples(source, config.train.seed, part, count_masked=True)
 
     @classmethod
     def costs(cls, config: schema.Config) -> Costs:
@@ -192,14 +189,6 @@ class TeacherSteps:
     rollout_seed_M: Tensor
     """Seed of the teacher's token draws."""
 
-    def to(self, device: torch.device) -> TeacherSteps:
-        """Copy from the host to `device` without waiting."""
-        moved: dict[str, Any] = {
-            name: send(part, device) if isinstance(part, Tensor) else part and part.to(device)
-            for name, part in vars(self).items()
-        }
-        return TeacherSteps(**moved)
-
 
 @dataclass(frozen=True)
 class TaughtBatch(MaskedBatch):
@@ -221,8 +210,7 @@ def plan_teacher(batch: MaskedBatch, dt: float, noise_policy: NoisePolicy) -> Te
     seed_M = draws.derive_seed(batch.draw_seed_B, Purpose.TEACHER, 0)[rows.flat_M // length]
     time_M = batch.row_time_M()
     next_M = (time_M - dt).clamp(min=0)
-    kept_M = (1 - alpha(next_M)) / (1 - alpha(time_M))
-    first_M = draws.uniform(seed_M, Purpose.REVEAL, rows.position_M) >= kept_M
+    first_M = draws.uniform(seed_M, Purpose.REVEAL, rows.position_M) >= stay_masked(time_M, next_M)
     keep = partial(draws.uniform, seed_M, Purpose.KEEP, rows.position_M)
     redraw_M = redraw_noise(rows.redraw_M, rows.redraw_M + 1, time_M, next_M, noise_policy, keep)
     sequence_M = rows.flat_M // length
@@ -265,9 +253,7 @@ def teacher_hidden(teacher: Backbone, batch: TaughtBatch) -> Tensor:
 def sdtt(student: Backbone, teacher: Backbone, batch: TaughtBatch, divergence: Divergence, chunk_rows: int) -> Tensor:
     """This micro-batch's share of the loss: sum of divergences over masked rows, over `batch.total` of them.
 
-    Args:
-        student: the model in training.
-        teacher: in eval mode; no gradient reaches it.
+    No gradient reaches the teacher, which is in eval mode.
 
     Returns:
         float32 scalar, nats per masked token when summed over the global batch.

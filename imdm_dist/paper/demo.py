@@ -18,8 +18,8 @@ from imdm_dist.checkpoint.model import load_model
 from imdm_dist.cli import guarded
 from imdm_dist.config import EvaluationConfig, NoisePolicy, Weights
 from imdm_dist.coupling import Coupling
+from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.diffusion.sampler import SAMPLER
-from imdm_dist.diffusion.source import DRAW_PRECISION
 from imdm_dist.draws import Purpose
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.files import read_json
@@ -45,7 +45,6 @@ def run_demo(configs: Path, root: Path, seed: int) -> dict[str, Any]:
 
     Args:
         configs: folder of the chains' files.
-        root: folder of the runs.
         seed: seed of all training runs; couplings and evaluations take seeds derived from it.
 
     Returns:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from imdm_dist.files import publish_file
-from imdm_dist.paper import published
+from imdm_dist.paper import published_tables
 
 _NAMES = {"mdm": "MDM", "imdm": "IMDM"}
 _COLOURS = {"mdm": "#6b7a8f", "imdm": "#d1495b"}
@@ -51,7 +51,7 @@ def plot_validity(path: Path | str, validity: Mapping[str, float]) -> None:
     for place, (model, ours) in enumerate(validity.items()):
         for offset, value, alpha, label in (
             (-0.2, ours, 1.0, "ours"),
-            (0.2, published.TABLE_1[model]["validity"], 0.45, "paper"),
+            (0.2, published_tables.TABLE_1[model]["validity"], 0.45, "paper"),
         ):
             axes.bar(place + offset, 100 * value, width=0.36, color=_COLOURS[model], alpha=alpha)
             axes.annotate(
@@ -110,9 +110,7 @@ def plot_losses(path: Path | str, curves: Mapping[str, Curve], unit: str = "nats
     """Training losses against steps, one panel per stage: the raw line pale, a running mean over it.
 
     Args:
-        path: the PNG file.
         curves: (steps, losses) by stage, as metrics.jsonl has them.
-        unit: what a loss is measured in.
     """
     columns = 2 if len(curves) == 4 else min(3, len(curves))
     rows = -(-len(curves) // columns)
@@ -156,7 +154,6 @@ def plot_gen_ppl(path: Path | str, curves: Mapping[str, Curve], evaluator: str =
     """Gen. PPL against sampling steps, both logarithmic.
 
     Args:
-        path: the PNG file.
         curves: (step counts, perplexities) by model; names that differ in MDM, MDLM and IMDM alone share a colour, and
             IMDM is drawn solid, the others dashed.
         evaluator: whose perplexity it is, for the axis.

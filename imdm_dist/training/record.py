@@ -39,7 +39,7 @@ class Record:
         self._peak = peak_flops(topology.device)
         self._flops = None
         if topology.first and self._peak:  # what MFU is a share of
-            self._flops = step_flops(run.config, run.data.train.vocab_size, run.cut.micro_batch)
+            self._flops = step_flops(run.config, run.data.train.vocab_size, run.batch_slice.micro_batch)
         self._in_a_row, self._longest, self._updated, self._save_stall = 0, 0, False, 0.0
         first, name = topology.first, run.folder.name
         self._log = MetricsLog(run.folder, run.done, mirror, about) if first else None

@@ -34,7 +34,7 @@ from imdm_dist.chain.status import status, status_text
 from imdm_dist.chain.survey import StageState, survey
 from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config
-from imdm_dist.config.run import load_run
+from imdm_dist.config.recorded import load_run
 from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.coupling.progress import progress
 from imdm_dist.launch import slurm

@@ -32,7 +32,7 @@ from imdm_dist.config.model import ModelConfig
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.objectives.examples import DataExamples, cut_batch
+from imdm_dist.objectives.examples import DataExamples, slice_batch
 from imdm_dist.objectives.redi import CouplingExamples, RediConfig
 from imdm_dist.objectives.sdtt import SdttConfig
 from imdm_dist.parallel.topology import joined
@@ -180,7 +180,7 @@ def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home: Path, teacher: Path
     pairs = open_coupling(config, prepare(config.data).train)
     seed_of = {tuple(row.tolist()): seed for row, seed in zip(pairs.result_PL, pairs.seed_P.tolist(), strict=True)}
     for redraw in (False, True):
-        examples = CouplingExamples(pairs, 0, cut_batch(8, 4), redraw)
+        examples = CouplingExamples(pairs, 0, slice_batch(8, 4), redraw)
         kept = [
             seed_of[tuple(clean.tolist())] == int(seed)
             for step in range(12)  # three epochs of 32 pairs
@@ -193,8 +193,8 @@ def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home: Path, teacher: Path
 def test_examples_do_not_depend_on_how_they_are_cut(home: Path) -> None:
     data = prepare(text_config(home).data).train
     for count_masked in (False, True):
-        whole = DataExamples(data, 3, cut_batch(8, 0), count_masked).step(5)
-        cut = [cut_batch(8, 2, rank, 2) for rank in range(2)]
+        whole = DataExamples(data, 3, slice_batch(8, 0), count_masked).step(5)
+        cut = [slice_batch(8, 2, rank, 2) for rank in range(2)]
         parts = [batch for c in cut for batch in DataExamples(data, 3, c, count_masked).step(5)]
         assert [len(batch.x_BL) for batch in parts] == [2, 2, 2, 2]
         for name in ("x_BL", "clean_BL", "time_B", "seed_B", "target_M"):
@@ -539,14 +539,14 @@ def test_a_run_is_a_description_that_nothing_changes(home: Path, tmp_path: Path)
     config = replace(text_config(home), engine=EngineConfig(kind="plain", precision="autocast"))
     with joined(1, config.model) as topology:
         run, model = set_up(config, tmp_path / "run", topology, resume=None, moments=True)
-        before, deep = dict(vars(run)), copy.deepcopy((run.config, run.shapes, run.provenance, run.cut))
+        before, deep = dict(vars(run)), copy.deepcopy((run.config, run.shapes, run.provenance, run.batch_slice))
         state = build(run, model, topology)
         state.engine.accumulate(lambda backbone: state.objective.loss(backbone, run.examples.step(0)[0]))
         state.engine.step(1e-3)
         state.follow(1)
         state.save(1, None, background=False)
         state.engine.close()
-    assert vars(run) == before and (run.config, run.shapes, run.provenance, run.cut) == deep
+    assert vars(run) == before and (run.config, run.shapes, run.provenance, run.batch_slice) == deep
     assert not any(isinstance(value, torch.nn.Module) for value in vars(run).values())
     with pytest.raises(FrozenInstanceError):
         run.last = 7  # type: ignore[misc]

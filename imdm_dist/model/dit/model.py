@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imdm_dist.model.backbone import Backbone
-from imdm_dist.model.dit.cuts import CUTS
-from imdm_dist.model.dit.published import MASK, PUBLISHED
+from imdm_dist.model.cuts import Cut
+from imdm_dist.model.dit.public_checkpoints import MASK, PUBLISHED
 from imdm_dist.model.dit.rotary import Rotary, rotate
 from imdm_dist.model.dit.settings import DitConfig
 from imdm_dist.model.layers import LayerNorm, attention
@@ -118,7 +118,12 @@ class DiT(Backbone):
     """The family `dit`: see `Backbone` for what it is given."""
 
     Config = DitConfig
-    cuts = CUTS
+    cuts = {
+        r"vocab_embed\.embedding|output_layer\.linear\.(weight|bias)": Cut(0),  # vocabulary rows, padded
+        r"blocks\.\d+\.attn_qkv\.weight": Cut(0, blocks=3),  # each of q, k and v alone: a rank has whole heads
+        r"blocks\.\d+\.mlp\.0\.(weight|bias)": Cut(0),
+        r"blocks\.\d+\.(attn_out|mlp\.2)\.weight": Cut(1),
+    }
     mask_name = MASK
     public = PUBLISHED
 

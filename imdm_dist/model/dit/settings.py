@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imdm_dist.config.model import ModelConfig
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import require, require_at_least, setting
 
 MODEL_SIZES: dict[str, tuple[int, int, int]] = {
     # name: (hidden_dim, n_blocks, n_heads), the sizes of public MDLM and SDTT checkpoints
@@ -50,8 +49,7 @@ class DitConfig(ModelConfig):
                     f"model.{name}={given} does not go with model.size={self.size} ({value}): set model.size=custom",
                 )
                 object.__setattr__(self, name, value)
-        for name in ("hidden_dim", "n_blocks", "n_heads", "cond_dim"):
-            require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}: set it to 1 or more")
+        require_at_least(1, self, "model", "hidden_dim", "n_blocks", "n_heads", "cond_dim")
         require(
             self.hidden_dim % self.n_heads == 0 and (self.hidden_dim // self.n_heads) % 2 == 0,
             f"model.hidden_dim={self.hidden_dim} must be an even multiple of model.n_heads={self.n_heads}",

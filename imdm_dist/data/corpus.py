@@ -1,11 +1,10 @@
-"""Where text comes from: which files, hub data set or embedded corpus a split is, and what tells it from another."""
+"""The corpus of a split: which files, hub data set or embedded English it is, and its identity."""
 
 from __future__ import annotations
 
 import glob
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +13,10 @@ from imdm_dist.data.digest import file_digests
 from imdm_dist.data.embedded import embedded_digest
 from imdm_dist.data.text_file import KINDS, TextFile, has_known_ending, kind_of
 from imdm_dist.files import is_file_or_annexed, refuse_lfs_pointers
+from imdm_dist.problems import some_of
 
 Split = Literal["train", "valid"]
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "valid": "validation"}
-_NAMED = 3
-"""Names that a message lists; the rest are counted."""
 
 
 def data_root(config: DataConfig) -> tuple[Path, str]:
@@ -82,12 +80,6 @@ def _files_below(folder: Path, what: str) -> list[Path]:
     if not found:
         raise ValueError(f"{what}, a folder without {', '.join(KINDS)} files: name the files, or a glob of them")
     return found
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def shown(config: DataConfig, path: Path) -> str:

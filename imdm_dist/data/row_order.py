@@ -1,4 +1,4 @@
-"""The order in which training visits rows: a fresh permutation every epoch, any part of it on demand.
+"""The shuffled order in which training visits rows: a fresh permutation every epoch, any part of it on demand.
 
 Sample i is row `permutation(i // rows)[i % rows]`, and a permutation is a function of (seed, epoch),
 so neither the batch size, the world size nor a restart can change which row sample i is.
@@ -19,7 +19,7 @@ _DRAWN_TOGETHER = 2**13
 _PIECE = 2**16
 
 
-class Order:
+class RowOrder:
     """Row indices by global sample index.
 
     Args:

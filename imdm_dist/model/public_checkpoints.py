@@ -1,4 +1,4 @@
-"""What a family says of the checkpoints that others publish of it, for imports."""
+"""How a family describes the checkpoints that others publish of it, for imports."""
 
 from __future__ import annotations
 

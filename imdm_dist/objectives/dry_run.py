@@ -1,4 +1,4 @@
-"""A loss forward and backward as a step computes it, on tensors without numbers, so that it can be watched."""
+"""A dry run of a training step: loss forward and backward, on fake tensors too, watched at named moments."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def even_batch(time_B: Tensor, length: int, vocab_size: int) -> MaskedBatch:
     return build_batch(clean_BL, masked_BL, time_B, seed_B, seed_B, vocab_size - 1, max(1.0, float(masked_BL.sum())))
 
 
-def rehearse(model: Backbone, loss: Callable[[Backbone], Tensor], note: Callable[[str, Tensor], Any]) -> None:
+def dry_run(model: Backbone, loss: Callable[[Backbone], Tensor], note: Callable[[str, Tensor], Any]) -> None:
     """Compute a loss and its gradients.
 
     Args:
-        loss: the loss, given the model.
         note: called with a moment's name and a tensor of then: `hidden`, the model has computed its hidden states
             (given); `loss`, forward is done; `backbone`, backward reaches the hidden states; `end`.
     """

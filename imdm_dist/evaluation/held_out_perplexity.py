@@ -1,4 +1,4 @@
-"""Perplexity of any model on the same held-out rows: a diffusion model, the trigram, or a causal language model.
+"""Perplexity on held-out rows of any kind of model: a diffusion model, the trigram, or a causal language model.
 
 Packing puts a begin token first and an end token last in every row. A trigram does not know where a row ends and pays
 for that token (3.5 nats on LM1B rows of 32), a causal model that counts positions pays nothing, a diffusion model next
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from imdm_dist.data import TokenFile
 from imdm_dist.evaluation.gen_ppl import as_rows, nll
-from imdm_dist.evaluation.ngram import TrigramModel
+from imdm_dist.evaluation.kneser_ney import TrigramModel
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.validation import validation_figures, validation_sums
 from imdm_dist.perplexity import Perplexities, Perplexity
@@ -36,7 +36,6 @@ def perplexities(
         model: a diffusion model, whose figures are bounds with a standard error; a trigram; or a transformers causal
             model over the rows' own ids, whose figure over all tokens leaves out the first of each row.
         draws_a_row: draws of time, masks and noise for each row, of a diffusion model.
-        progress: show a bar.
 
     Raises:
         ValueError: the causal model does not know these ids or reads no rows of this length.

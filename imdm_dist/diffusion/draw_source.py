@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.draws import Purpose
+from imdm_dist.model.mask_embedding import MaskedRows
 from imdm_dist.model.vocabulary import Vocabulary
 
 DRAW_PRECISION = "float64"
@@ -71,16 +72,23 @@ class CounterSource:
         return vocabulary.invert_cdf(logits_RV, draws.uniform(seed_R, Purpose.TOKEN, position_R))
 
 
-class Head(Protocol):
-    """What draws need of a model."""
+class Denoiser(Protocol):
+    """What a rollout needs of a model."""
 
+    name: str
+    mask_id: int
     vocabulary: Vocabulary
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor: ...
 
     def head(self, h_RD: Tensor) -> Tensor: ...
 
 
 def draw_tokens(
-    source: DrawSource, model: Head, h_RD: Tensor, seed_R: Tensor, position_R: Tensor, redraw_R: Tensor
+    source: DrawSource, model: Denoiser, h_RD: Tensor, seed_R: Tensor, position_R: Tensor, redraw_R: Tensor
 ) -> Tensor:
     """Tokens of R rows from their hidden states, int64 [R]; float64 probabilities exist for some rows at a time.
 

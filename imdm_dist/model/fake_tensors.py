@@ -1,4 +1,4 @@
-"""Backbones whose tensors have shapes and no numbers, to count what a run will need before there is anything to run."""
+"""Backbones of torch's fake tensors, shapes without numbers: to count what a run will need before it starts."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imdm_dist.data.text_file import TextFile, first_line, no_utf8
+from imdm_dist.data.text_file import TextFile, no_utf8
+from imdm_dist.problems import first_line
 
 Unit = Literal["file", "paragraph", "line"]
 _ROWS = 1024
@@ -46,12 +47,13 @@ def texts(file: TextFile, unit: Unit) -> Iterator[tuple[int, str]]:
         if begin is not None and line.strip():
             first = number if not begin else first
             begin, before = f"{begin}\n{line}", begin
-            if _holds_objects(begin) or (before and "{" in begin and _is_broken_off(begin)):
+            found = _json_in(begin)
+            if found == "objects" or (before and "{" in begin and found):
                 raise ValueError(
                     f"{file.path}, line {first}: a JSON object, in a file whose name is that of plain text: give it a "
                     "name or a link that ends in .jsonl"
                 )
-            if before or not _is_broken_off(line):
+            if before or not found:
                 begin = None
         if unit == "line":
             yield number, line
@@ -92,7 +94,7 @@ def objects(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in lines:
         if not line.strip():
             continue
-        if (is_first or line.strip() in ("{", "[")) and _is_broken_off(line):
+        if (is_first or line.strip() in ("{", "[")) and _json_in(line) == "begun":
             text = "\n".join(chain([line], (rest for _, rest in lines)))
         else:
             text = line
@@ -133,17 +135,18 @@ def _objects_in(file: TextFile, number: int, text: str, several: bool) -> Iterat
             return
 
 
-def _is_broken_off(line: str) -> bool:
-    """Whether a line is an object or array that may go on in the next one."""
-    if not line.lstrip().startswith(("{", "[")):
-        return False
+def _json_in(text: str) -> Literal["objects", "begun", ""]:
+    """Whether a text is a JSON object or an array of them, or one of either that may go on in the next line."""
+    if not text.lstrip().startswith(("{", "[")):
+        return ""
     try:
-        json.loads(line)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        return error.pos >= len(line.rstrip())
+        return "begun" if error.pos >= len(text.rstrip()) else ""
     except (ValueError, RecursionError):
-        pass
-    return False
+        return ""
+    some = value if isinstance(value, list) else [value]
+    return "objects" if some and all(isinstance(one, dict) for one in some) else ""
 
 
 def rows(file: TextFile, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -254,22 +257,6 @@ def instead(fields: Iterable[str]) -> str:
     if names := ", ".join(fields):
         return f": set data.text_field to one of {names}"
     return ", and there is no field of strings: give files with text"
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _holds_objects(line: str) -> bool:
-    """Whether a line is a JSON object, or an array of them."""
-    if not line.lstrip().startswith(("{", "[")) or not _is_json(line):
-        return False
-    value = json.loads(line)
-    return isinstance(value, dict) or (value != [] and all(isinstance(one, dict) for one in value))
 
 
 def _what(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The settings of one run: those of its file and its command line, or of its folder, which remembers them."""
+"""The settings of one run: from a file and the command line, or as recorded in its folder."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""What data, models, couplings and evaluators must have in common, told before anything is packed or made."""
+"""The format of token rows (tokenizer, vocabulary, length), which data, models, couplings and evaluators must share.
+
+It is known before anything is packed or made, so that what does not fit is refused early.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from imdm_dist.config.data import DataConfig
+from imdm_dist.data.corpus import data_root
 from imdm_dist.data.prepare import NotPreparedError, prepare
-from imdm_dist.data.text import data_root
 from imdm_dist.data.tokenizer import load_tokenizer
 
 SYNTHETIC = "synthetic"
@@ -14,8 +17,8 @@ SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """The tokens that rows consist of."""
+class RowFormat:
+    """The tokens that rows consist of, and how many."""
 
     name: str
     """What data.tokenizer calls the tokenizer."""
@@ -29,7 +32,7 @@ class Tokens:
     tokenizer: str | None = None
     """Fingerprint; None for the synthetic language."""
 
-    def unlike(self, ours: Tokens, length: bool = True) -> str | None:
+    def unlike(self, ours: RowFormat, length: bool = True) -> str | None:
         """What these have that `ours`, the data's, have not, with the remedy; None if they are alike or may still be.
 
         Args:
@@ -64,8 +67,8 @@ class Tokens:
         return "; it ".join(words) or None
 
 
-def tokens_of(config: DataConfig) -> Tokens:
-    """The tokens that these settings lead to; nothing is built.
+def row_format(config: DataConfig) -> RowFormat:
+    """The format of the rows that these settings lead to; nothing is built.
 
     Raises:
         ValueError: a file or a tokenizer is missing or wrong.
@@ -74,9 +77,9 @@ def tokens_of(config: DataConfig) -> Tokens:
         data = prepare(config, may_build=False)
     except NotPreparedError:
         if config.source == SYNTHETIC:
-            return Tokens(SYNTHETIC, 2, 3)
+            return RowFormat(SYNTHETIC, 2, 3)
         if config.tokenizer == "embedded":
-            return Tokens(config.tokenizer, config.length, config.bpe_size + 1)
+            return RowFormat(config.tokenizer, config.length, config.bpe_size + 1)
         loaded = load_tokenizer(config.tokenizer, data_root(config)[0])
         return _known(config, config.length, loaded.vocab_size, loaded.mask_id, loaded.fingerprint)
     train = data.train
@@ -84,7 +87,7 @@ def tokens_of(config: DataConfig) -> Tokens:
     return _known(config, train.length, train.vocab_size, train.mask_id, fingerprint)
 
 
-def _known(config: DataConfig, length: int, vocab_size: int, mask_id: int, tokenizer: str | None) -> Tokens:
+def _known(config: DataConfig, length: int, vocab_size: int, mask_id: int, tokenizer: str | None) -> RowFormat:
     name = SYNTHETIC if config.source == SYNTHETIC else config.tokenizer
     most = config.bpe_size + 1 if name == "embedded" else vocab_size
-    return Tokens(name, length, most, vocab_size, mask_id, tokenizer)
+    return RowFormat(name, length, most, vocab_size, mask_id, tokenizer)

@@ -19,7 +19,7 @@ from imdm_dist.chain.survey import UNPREPARED, StageState, survey
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.launch import slurm
 from imdm_dist.launch.submission import check_name, submit
-from imdm_dist.planning.text import limit_text
+from imdm_dist.planning.plan_text import limit_text
 from imdm_dist.training.heartbeat import NAME as HEARTBEAT
 
 ENDING_S = 60.0

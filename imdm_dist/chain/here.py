@@ -13,12 +13,12 @@ from imdm_dist.chain.remembered import freeze, remember, write_order
 from imdm_dist.chain.runner import make_stages, prepare_data
 from imdm_dist.chain.stage import Stage
 from imdm_dist.chain.survey import survey
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageCrashed, StageInterrupted, StageStopped, back_to_the_queue
 from imdm_dist.launch.restarts import restart
 from imdm_dist.parallel.environment import env_number
-from imdm_dist.provenance import versions
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+from imdm_dist.versions import versions
 
 
 def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0, only: bool = False) -> dict[str, Path]:

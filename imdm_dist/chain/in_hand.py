@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.chain.remembered import ORDERS
-from imdm_dist.coupling.claim import process_start
+from imdm_dist.coupling.lease import process_start
 from imdm_dist.files import read_record
 from imdm_dist.launch import slurm
 from imdm_dist.training.heartbeat import NAME as HEARTBEAT

@@ -71,7 +71,7 @@ class Checkpoint:
         return sums[0] if len(sums) == 1 else "+".join(digest[:16] for digest in sums)
 
 
-def check(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
+def open_checkpoint(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
     """Read state.json of a checkpoint and compare every file with its checksum.
 
     Args:
@@ -110,7 +110,7 @@ def _has_its_size(file: Path) -> bool:
 
 
 def newest_checkpoint(folder: Path, quantity: str = "") -> Checkpoint | None:
-    """The newest whole checkpoint of a run; broken ones are named on stderr and passed over. See `check`."""
+    """The newest whole checkpoint of a run; broken ones are named on stderr and passed over. See `open_checkpoint`."""
     newest, broken = _newest(folder, quantity)
     for error in broken:
         print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
@@ -122,14 +122,14 @@ def _newest(folder: Path, quantity: str, quick: bool = False) -> tuple[Checkpoin
     broken: list[str] = []
     for path in reversed(checkpoint_paths(folder).values()):
         try:
-            return check(path, quantity, quick), broken
+            return open_checkpoint(path, quantity, quick), broken
         except ValueError as error:
             broken.append(str(error))
     return None, broken
 
 
 def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:
-    """The checkpoint at `path`, or the newest whole one of the run folder there. See `check`.
+    """The checkpoint at `path`, or the newest whole one of the run folder there. See `open_checkpoint`.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -138,21 +138,21 @@ def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:
     if not path.exists():
         raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
     if (path / "state.json").exists():
-        return check(path.resolve(), quantity)
+        return open_checkpoint(path.resolve(), quantity)
     newest = newest_checkpoint(path, quantity)
     if newest is None:
         raise ValueError(f"{path} holds no whole checkpoint (step-* folder): train it first")
     return newest
 
 
-def glance(path: Path, quantity: str = "") -> Checkpoint:
+def find_by_headers(path: Path, quantity: str = "") -> Checkpoint:
     """What `find_checkpoint` will find, by headers alone and without a word on stderr.
 
     Raises:
         ValueError: there is none, or none is whole; the message says what is wrong with the newest one.
     """
     if (path / "state.json").exists():
-        return check(path.resolve(), quantity, quick=True)
+        return open_checkpoint(path.resolve(), quantity, quick=True)
     newest, broken = _newest(path, quantity, quick=True)
     if newest is None:
         cause = f": {broken[0]}" if broken else " (step-* folder): train it first"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.checkpoint.format import checkpoint_paths
-from imdm_dist.checkpoint.read import check
+from imdm_dist.checkpoint.read import open_checkpoint
 from imdm_dist.files import read_record
 
 
@@ -58,7 +58,7 @@ def discard_broken(folder: Path) -> None:
     """Remove the checkpoints of a run that are not whole; call it only while nobody writes there."""
     for path in checkpoint_paths(folder).values():
         try:
-            check(path)
+            open_checkpoint(path)
         except ValueError:
             shutil.rmtree(path)
 

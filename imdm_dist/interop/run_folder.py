@@ -17,7 +17,7 @@ from imdm_dist.data import Tokenizer
 from imdm_dist.files import publish_dir, write_json
 from imdm_dist.interop.report import ImportReport
 from imdm_dist.model import Backbone
-from imdm_dist.provenance import versions
+from imdm_dist.versions import versions
 
 REPORT = "import.json"
 """The account of the import, in the folder."""

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageCrashed, StageInterrupted, StageStopped, back_to_the_queue
 from imdm_dist.launch.restarts import restart
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 
 
 def run_job(

@@ -1,6 +1,6 @@
 """The stream of training examples: step and sample index in, masked micro-batches out.
 
-A step's examples are a function of (run seed, step) alone. Ranks and micro-batches only cut it.
+A step's examples are a function of (run seed, step) alone. Ranks and micro-batches only divide it.
 
 Shape suffixes: B batch, L length.
 """
@@ -29,7 +29,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
-class Cut:
+class BatchSlice:
     """Which part of the global batch is made here, and in what pieces."""
 
     global_batch: int
@@ -41,12 +41,12 @@ class Cut:
     """Examples in one forward pass."""
 
     @property
-    def pieces(self) -> list[tuple[int, int]]:
+    def micro_batches(self) -> list[tuple[int, int]]:
         """(first, count) of each micro-batch."""
         return [(self.first + at, self.micro_batch) for at in range(0, self.count, self.micro_batch)]
 
 
-def cut_batch(global_batch: int, micro_batch: int, rank: int = 0, world: int = 1) -> Cut:
+def slice_batch(global_batch: int, micro_batch: int, rank: int = 0, world: int = 1) -> BatchSlice:
     """Give `rank` of `world` its share.
 
     Raises:
@@ -65,7 +65,7 @@ def cut_batch(global_batch: int, micro_batch: int, rank: int = 0, world: int = 1
             f"engine.micro_batch={micro_batch} does not divide the {count} examples of a rank: set it to one of "
             + ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
         )
-    return Cut(global_batch, rank * count, count, micro_batch)
+    return BatchSlice(global_batch, rank * count, count, micro_batch)
 
 
 class DataExamples:
@@ -75,24 +75,28 @@ class DataExamples:
         count_masked: divide by the masked tokens of the global batch instead of by all.
     """
 
-    def __init__(self, data: TokenFile, seed: int, cut: Cut, count_masked: bool) -> None:
+    def __init__(self, data: TokenFile, seed: int, batch_slice: BatchSlice, count_masked: bool) -> None:
         from imdm_dist.data import Order  # see above
 
-        self.data, self.cut, self.count_masked = data, cut, count_masked
+        self.data, self.batch_slice, self.count_masked = data, batch_slice, count_masked
         self.order, self.seed = Order(data.rows, seed), seed
 
     def step(self, step: int) -> list[MaskedBatch]:
         """Micro-batches of optimizer step `step`, on the host."""
-        cut, length = self.cut, self.data.length
-        first = step * cut.global_batch
+        batch_slice, length = self.batch_slice, self.data.length
+        first = step * batch_slice.global_batch
         # With count_masked every rank draws the masks of the whole global batch: cheaper than agreeing on a sum.
-        low, high = (0, cut.global_batch) if self.count_masked else (cut.first, cut.first + cut.count)
+        low, high = (
+            (0, batch_slice.global_batch)
+            if self.count_masked
+            else (batch_slice.first, batch_slice.first + batch_slice.count)
+        )
         draw_seed_B = draws.derive_seed(self.seed, Purpose.EXAMPLE, torch.arange(first + low, first + high))
-        time_B = stratified_time(draw_seed_B, low, cut.global_batch)
+        time_B = stratified_time(draw_seed_B, low, batch_slice.global_batch)
         masked_BL = draw_mask(draw_seed_B, time_B, length)
-        total = float(masked_BL.sum()) if self.count_masked else float(cut.global_batch * length)
+        total = float(masked_BL.sum()) if self.count_masked else float(batch_slice.global_batch * length)
         batches = []
-        for piece, count in cut.pieces:
+        for piece, count in batch_slice.micro_batches:
             here = slice(piece - low, piece - low + count)
             clean_BL = self.data.take(self.order.rows_of(first + piece, count))
             seed_B = draw_seed_B[here]

@@ -17,7 +17,7 @@ from imdm_dist.config.names import Weights
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.examples import Cut, DataExamples, Examples
+from imdm_dist.objectives.examples import BatchSlice, DataExamples, Examples
 from imdm_dist.registry import OBJECTIVES
 
 NamedTensors = dict[str, Tensor]
@@ -74,14 +74,14 @@ class Objective:
         """
 
     @classmethod
-    def examples(cls, config: schema.Config, cut: Cut, source: Any) -> Examples:
+    def examples(cls, config: schema.Config, batch_slice: BatchSlice, source: Any) -> Examples:
         """The examples of a run.
 
         Args:
-            cut: which of them are made here.
+            batch_slice: which of them are made here.
             source: what it learns from: a `TokenFile`, or a `Coupling` if `reads_coupling`.
         """
-        return DataExamples(source, config.train.seed, cut, count_masked=False)
+        return DataExamples(source, config.train.seed, batch_slice, count_masked=False)
 
     @classmethod
     def costs(cls, config: schema.Config) -> Costs:

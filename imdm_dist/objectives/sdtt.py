@@ -32,7 +32,7 @@ from imdm_dist.diffusion.source import CounterSource, draw_tokens
 from imdm_dist.draws import Purpose
 from imdm_dist.model import Backbone, MaskedRows
 from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.examples import Cut, DataExamples
+from imdm_dist.objectives.examples import BatchSlice, DataExamples
 from imdm_dist.objectives.objective import Costs, NamedTensors, Objective, StreamedTensors
 from imdm_dist.objectives.row_loss import Divergence, divergence_loss, sum_over_rows
 
@@ -106,9 +106,9 @@ class Sdtt(Objective):
         )
 
     @classmethod
-    def examples(cls, config: schema.Config, cut: Cut, source: Any) -> DataExamples:
+    def examples(cls, config: schema.Config, batch_slice: BatchSlice, source: Any) -> DataExamples:
         """See `Objective`; the loss is a mean over masked tokens."""
-        return DataExamples(source, config.train.seed, cut, count_masked=True)
+        return DataExamples(source, config.train.seed, batch_slice, count_masked=True)
 
     @classmethod
     def costs(cls, config: schema.Config) -> Costs:

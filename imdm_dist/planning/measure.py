@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config
 from imdm_dist.data import Dataset, TokenFile
 from imdm_dist.device import steady_allocator
+from imdm_dist.error_boundary import guarded
 from imdm_dist.model import Backbone, build_backbone
-from imdm_dist.objectives.examples import cut_batch
+from imdm_dist.objectives.examples import slice_batch
 from imdm_dist.objectives.objective import Objective, objective_of
 from imdm_dist.parallel.topology import Topology, start
 from imdm_dist.training.setup import Run
-from imdm_dist.training.state import build
+from imdm_dist.training.state import build_state
 
 STEPS = 2
 """Optimizer state exists from the first update on, so the second step shows the peak."""
@@ -43,7 +43,7 @@ def resident(name: str) -> int:
 
 def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path) -> tuple[Run, Backbone]:
     """A run on random rows, and its model; one on a coupling too, as its pairs take what other rows do."""
-    cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
+    batch_slice = slice_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     rows = np.random.default_rng(0).integers(0, vocab_size - 1, (64, config.data.length))
     file = TokenFile.write(
         folder / f"rows-{topology.rank}-{vocab_size}",
@@ -58,15 +58,15 @@ def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path
     model = build_backbone(config.model, vocab_size, vocab_size - 1)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     kind = objective_of(config.objective)
-    examples = (Objective if kind.reads_coupling else kind).examples(config, cut, file)
+    examples = (Objective if kind.reads_coupling else kind).examples(config, batch_slice, file)
     data = Dataset(file, file, None)
-    return Run(config, folder, data, cut, examples, {}, shapes, last=STEPS, resume=None), model
+    return Run(config, folder, data, batch_slice, examples, {}, shapes, last=STEPS, resume=None), model
 
 
 def take_steps(config: Config, vocab_size: int, topology: Topology, folder: Path) -> None:
     """Build a run and take optimizer steps, as the train loop does."""
     run, model = random_run(config, vocab_size, topology, folder)
-    state = build(run, model, topology)
+    state = build_state(run, model, topology)
     engine = state.engine
     for done in range(STEPS):
         for batch in run.examples.step(done):

@@ -7,7 +7,7 @@ from typing import Any
 
 from imdm_dist.config.require import require
 from imdm_dist.config.schema import Config
-from imdm_dist.objectives.examples import cut_batch
+from imdm_dist.objectives.examples import slice_batch
 from imdm_dist.objectives.flops import PairCost, StepFlops, pair_cost, step_flops
 from imdm_dist.objectives.objective import objective_of
 from imdm_dist.parallel.topology import check_topology
@@ -181,8 +181,8 @@ def split_batch(config: Config, world: int) -> tuple[int, int]:
     """
     check_topology(world, config.engine.tensor_parallel, config.model)
     ranks = world // config.engine.tensor_parallel
-    cut = cut_batch(config.train.global_batch, config.engine.micro_batch, 0, ranks)
-    return cut.micro_batch, len(cut.pieces)
+    batch_slice = slice_batch(config.train.global_batch, config.engine.micro_batch, 0, ranks)
+    return batch_slice.micro_batch, len(batch_slice.micro_batches)
 
 
 def with_pairs(config: Config, pairs: int | None) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imdm_dist.checkpoint.format import checkpoint_paths
-from imdm_dist.checkpoint.read import glance
+from imdm_dist.checkpoint.read import find_by_headers
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
@@ -66,7 +66,7 @@ def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
             "made into one by imdm_dist import"
         )
-    return glance(folder, {None: "", "ema": "ema", "raw": "weights"}[weights]).state
+    return find_by_headers(folder, {None: "", "ema": "ema", "raw": "weights"}[weights]).state
 
 
 def misfits(given: ModelRecord, config: Config, ours: Tokens) -> Iterator[str]:
@@ -174,7 +174,7 @@ def check_same_data(before: dict[str, Any], config: DataConfig) -> None:
         prepare(config, may_build=False)
     except NotPreparedError:
         raise ValueError(
-            f"the run of this folder was made with {words_of(changed)}: give it again, or use another folder"
+            f"the run of this folder was made with {describe_changes(changed)}: give it again, or use another folder"
         ) from None
 
 
@@ -188,6 +188,6 @@ def changed_data(before: dict[str, Any], config: DataConfig) -> dict[str, tuple[
     }
 
 
-def words_of(changed: dict[str, tuple[Any, Any]]) -> str:
+def describe_changes(changed: dict[str, tuple[Any, Any]]) -> str:
     """Changed settings in a message."""
     return ", ".join(f"{name}={old} (now {new or 'empty'})" for name, (old, new) in changed.items())

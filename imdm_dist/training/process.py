@@ -18,7 +18,7 @@ from imdm_dist.device import few_kernels, flushed_denormals
 
 
 @contextmanager
-def own_settings(deterministic: bool, device: torch.device) -> Iterator[None]:
+def process_settings(deterministic: bool, device: torch.device) -> Iterator[None]:
     """Inside, the process is set for training; at the end, also after an error, it is as it was.
 
     That is: denormal numbers, deterministic kernels, the environment, filters of warnings, torch's random generators,

@@ -17,12 +17,12 @@ from imdm_dist.config.schema import Config
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import Dataset, TokenFile, prepare
 from imdm_dist.model import Backbone, build_backbone
-from imdm_dist.objectives.examples import Cut, Examples, cut_batch
+from imdm_dist.objectives.examples import BatchSlice, Examples, slice_batch
 from imdm_dist.objectives.objective import objective_of
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.engine import engine_of
-from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
+from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, describe_changes
 
 _SECTIONS = ("model", "objective", "optimizer", "engine", "train")
 """Sections whose settings count for a run that goes on; data and inputs count by what they hold."""
@@ -35,7 +35,7 @@ class Run:
     config: Config
     folder: Path
     data: Dataset
-    cut: Cut
+    batch_slice: BatchSlice
     examples: Examples
     provenance: dict[str, Any]
     """Digests of data, initial weights and coupling."""
@@ -71,7 +71,7 @@ def set_up(
     last = total_steps(config)
     engine_of(config.engine)
     check_compile(config.engine, topology.device)
-    cut = cut_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
+    batch_slice = slice_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     if resume is not None:
         check_same_data(resume.state["config"]["data"], config.data)
     check_inputs(config)  # before hours of packing
@@ -90,9 +90,9 @@ def set_up(
     if objective.reads_coupling:
         coupling = open_coupling(config, data.train)
         provenance["coupling"] = coupling.digest
-        examples = objective.examples(config, cut, coupling)
+        examples = objective.examples(config, batch_slice, coupling)
     else:
-        examples = objective.examples(config, cut, data.train)
+        examples = objective.examples(config, batch_slice, data.train)
     if resume is not None:
         check_resumable(resume.state, config, provenance)
         before = total_steps(from_dict(Config, resume.state["config"]))
@@ -107,7 +107,7 @@ def set_up(
                 f"{resume.path} cannot go on to train.steps={last}, for it holds no moments (a chain's finished stage "
                 f"or an import): train on in another folder with inputs.init={resume.path.parent}"
             )
-    return Run(config, folder, data, cut, examples, provenance, shapes, last, resume, moments), model
+    return Run(config, folder, data, batch_slice, examples, provenance, shapes, last, resume, moments), model
 
 
 def to_resume(resume: str, folder: Path) -> Checkpoint | None:
@@ -191,7 +191,7 @@ def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str,
     if state["provenance"] != provenance:
         changed = sorted(name for name in provenance if state["provenance"].get(name) != provenance[name])
         settings = changed_data(state["config"]["data"], config.data) if "data" in changed else {}
-        about = f" with {words_of(settings)}" if settings else ""
+        about = f" with {describe_changes(settings)}" if settings else ""
         raise ValueError(
             f"the checkpoint of this folder was made from another {', '.join(changed)}{about}: use another folder"
         )

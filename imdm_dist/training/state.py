@@ -19,11 +19,11 @@ from imdm_dist.config.names import Weights
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.objective import Objective, build_objective, objective_of
 from imdm_dist.parallel.topology import Topology
-from imdm_dist.provenance import versions
 from imdm_dist.training.blocks import prepare_blocks
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import QUANTITIES, ByName, Engine, engine_of
 from imdm_dist.training.setup import Run
+from imdm_dist.versions import versions
 
 
 class TrainState:
@@ -105,7 +105,7 @@ class TrainState:
         self.objective.load_state(checkpoint.step, held)
 
 
-def build(run: Run, model: Backbone, topology: Topology) -> TrainState:
+def build_state(run: Run, model: Backbone, topology: Topology) -> TrainState:
     """Bring all that trains to where the run stands.
 
     Args:
@@ -122,8 +122,10 @@ def build(run: Run, model: Backbone, topology: Topology) -> TrainState:
     if teacher is not None:
         teacher.to(topology.device, torch.bfloat16 if config.engine.precision == "bf16" else None)
     objective = build_objective(config, teacher)
-    cut, make = run.cut, engine_of(config.engine)
-    engine = make(model, config.engine, config.optimizer, topology, cut.micro_batch, len(cut.pieces))
+    batch_slice, make = run.batch_slice, engine_of(config.engine)
+    engine = make(
+        model, config.engine, config.optimizer, topology, batch_slice.micro_batch, len(batch_slice.micro_batches)
+    )
     state = TrainState(engine, Ema(engine.pieces("weights"), config.optimizer.ema_decay), objective, run, topology)
     if run.resume is not None:
         state.load(run.resume)

@@ -14,7 +14,7 @@ import torch
 
 from imdm_dist.checkpoint import format as checkpoint_format
 from imdm_dist.checkpoint.format import Piece
-from imdm_dist.checkpoint.read import check, newest_checkpoint
+from imdm_dist.checkpoint.read import newest_checkpoint, open_checkpoint
 from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
@@ -37,7 +37,7 @@ def test_files_are_listed_with_their_sums_and_read_back(tmp_path, background):
     writer.wait()
     path = tmp_path / "step-00000003"
     assert sorted(file.name for file in path.iterdir()) == ["ema.safetensors", "state.json", "weights.safetensors"]
-    found = check(path)
+    found = open_checkpoint(path)
     assert set(found.state["files"]) == {"ema.safetensors", "weights.safetensors"}
     assert torch.equal(found.full("weights", "a"), torch.arange(4.0))
     assert (tmp_path / "latest").read_text() == "step-00000003\n"
@@ -48,7 +48,7 @@ def test_large_quantities_are_written_in_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_format, "FILE_BYTES", 20)
     pieces = {"weights": {name: Piece(0, torch.full((3,), float(i))) for i, name in enumerate("abcd")}}
     saver(tmp_path).save(1, pieces, ABOUT | {"shapes": dict.fromkeys("abcd", [3])}, False)
-    found = check(tmp_path / "step-00000001")
+    found = open_checkpoint(tmp_path / "step-00000001")
     assert len(found.state["files"]) == 4
     assert [found.full("weights", name)[0].item() for name in "abcd"] == [0.0, 1.0, 2.0, 3.0]
 
@@ -59,7 +59,7 @@ def test_training_may_change_what_a_background_save_writes(tmp_path):
     writer.save(1, {"weights": {"a": Piece(0, live)}}, ABOUT | {"shapes": {"a": [1000]}}, True)
     live.fill_(7)
     writer.wait()
-    assert float(check(tmp_path / "step-00000001").full("weights", "a").abs().max()) == 0
+    assert float(open_checkpoint(tmp_path / "step-00000001").full("weights", "a").abs().max()) == 0
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -86,7 +86,7 @@ def test_an_unknown_format_is_refused(tmp_path):
     state = tmp_path / "step-00000001" / "state.json"
     state.write_text(state.read_text().replace('"format": 2', '"format": 9'))
     with pytest.raises(ValueError, match="format 9"):
-        check(state.parent)
+        open_checkpoint(state.parent)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from imdm_dist.config import Config, load_config
 from imdm_dist.objectives.batch import MaskedBatch
-from imdm_dist.objectives.examples import DataExamples, cut_batch
+from imdm_dist.objectives.examples import DataExamples, slice_batch
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.nelbo import nelbo
 from imdm_dist.objectives.objective import Costs, build_objective, coupling_readers, objective_of
 from imdm_dist.objectives.row_loss import divergence_loss, divergence_sum
 from imdm_dist.objectives.sdtt import Sdtt, SdttConfig, TaughtBatch, plan_teacher
 from imdm_dist.registry import OBJECTIVES
-from imdm_dist.training.feed import Prefetched
+from imdm_dist.training.prefetch import Prefetched
 from tests.small import small_model
 
 ROWS, LENGTH = 16, 6
@@ -93,7 +93,7 @@ def test_the_teacher_is_planned_ahead_for_the_round_of_its_step() -> None:
     student, teacher = small_model(), small_model(seed=1)
     objective = build_objective(SDTT, teacher)
     assert isinstance(objective, Sdtt)
-    examples = Sdtt.examples(SDTT, cut_batch(4, 2), Rows())
+    examples = Sdtt.examples(SDTT, slice_batch(4, 2), Rows())
     steps = [2.0**number / 8 for number in (0, 0, 1, 1, 2, 2)]
     for step, batches in enumerate(Prefetched(examples, objective, 0, 6)):
         assert objective.metrics() == {"round": step // 2, "dt": steps[step]}
@@ -113,7 +113,7 @@ def test_the_teacher_is_planned_ahead_for_the_round_of_its_step() -> None:
 def test_a_kernel_goes_where_the_head_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
     """An objective's loss is what `row_loss` of the model and `divergence_loss` make of its rows."""
     model = small_model()
-    (batch,) = DataExamples(cast(Any, Rows()), 0, cut_batch(4, 0), count_masked=False).step(0)
+    (batch,) = DataExamples(cast(Any, Rows()), 0, slice_batch(4, 0), count_masked=False).step(0)
     seen: list[int] = []
 
     def fused(h_RD: Tensor, target_R: Tensor, weight_R: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def test_ones_own_objective_is_built_prepared_and_computed(monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     ours = config("objective.kind=half_objective:Half", "objective.share=0.25")
     objective = build_objective(ours, None)
-    examples = objective_of(ours.objective).examples(ours, cut_batch(4, 0), Rows())
+    examples = objective_of(ours.objective).examples(ours, slice_batch(4, 0), Rows())
     (batches,) = Prefetched(examples, objective, 0, 1)
     model = small_model()
     (plain,) = cast(list[MaskedBatch], examples.step(0))

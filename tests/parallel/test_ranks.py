@@ -15,9 +15,9 @@ import torch.distributed as dist
 from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import Config, DataConfig, TrainConfig
 from imdm_dist.config.training import EngineConfig
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel import failure
-from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from tests.forked import Launch
@@ -85,7 +85,7 @@ def test_all_ranks_end_with_the_code_of_the_error(monkeypatch, capfd, error, cod
     monkeypatch.setattr(failure.os, "_exit", ended.put)
     monkeypatch.setattr(failure, "INTERVAL", 0.01)
     store = dist.HashStore()
-    other, failing = (failure.Watch(SimpleNamespace(rank=rank), store) for rank in (0, 1))
+    other, failing = (failure.FailureWatch(SimpleNamespace(rank=rank), store) for rank in (0, 1))
     try:
         raise error("no such text")
     except error as raised:

@@ -31,7 +31,7 @@ from imdm_dist.planning.activations import _measure, activations
 from imdm_dist.planning.memory import PHASES, rank_memory, worst_masked_share
 from imdm_dist.planning.parameters import count_parameters
 from imdm_dist.planning.plan import Hardware, build_plan
-from imdm_dist.planning.text import plan_text
+from imdm_dist.planning.plan_text import plan_text
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 from imdm_dist.training.blocks import prepare_blocks
 from tests.planning.mixer import MixerConfig

@@ -18,13 +18,13 @@ from imdm_dist.chain import rollouts
 from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.checkpoint.retain import lost_without
 from imdm_dist.checkpoint.write import Saver
-from imdm_dist.cli import guarded
 from imdm_dist.config import Config, CouplingConfig, DataConfig, EvaluatorConfig, TrainConfig
 from imdm_dist.coupling.shard import present_shards
 from imdm_dist.data import prepare
+from imdm_dist.error_boundary import guarded
 from imdm_dist.evaluation import causal_lm
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.training import loop, setup
 from imdm_dist.training.heartbeat import read_heartbeat
 from imdm_dist.training.loop import train

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from imdm_dist.chain.rollouts import generate_coupling
 from imdm_dist.checkpoint import write as saver
 from imdm_dist.checkpoint.model import load_model
-from imdm_dist.checkpoint.read import check, newest_checkpoint
+from imdm_dist.checkpoint.read import newest_checkpoint, open_checkpoint
 from imdm_dist.config import (
     Config,
     CouplingConfig,
@@ -27,7 +27,7 @@ from imdm_dist.config import (
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.objectives.examples import DataExamples, cut_batch
+from imdm_dist.objectives.examples import DataExamples, slice_batch
 from imdm_dist.objectives.redi import CouplingExamples, RediConfig
 from imdm_dist.objectives.sdtt import SdttConfig
 from imdm_dist.parallel.topology import joined
@@ -36,7 +36,7 @@ from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from imdm_dist.training.setup import check_resumable, open_coupling, set_up
-from imdm_dist.training.state import build
+from imdm_dist.training.state import build_state
 from imdm_dist.training.stop import StopRequest
 
 STEPS = 6
@@ -174,7 +174,7 @@ def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home, teacher, coupling):
     pairs = open_coupling(config, prepare(config.data).train)
     seed_of = {tuple(row.tolist()): seed for row, seed in zip(pairs.result_PL, pairs.seed_P.tolist(), strict=True)}
     for redraw in (False, True):
-        examples = CouplingExamples(pairs, 0, cut_batch(8, 4), redraw)
+        examples = CouplingExamples(pairs, 0, slice_batch(8, 4), redraw)
         kept = [
             seed_of[tuple(clean.tolist())] == int(seed)
             for step in range(12)  # three epochs of 32 pairs
@@ -187,8 +187,8 @@ def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home, teacher, coupling):
 def test_examples_do_not_depend_on_how_they_are_cut(home):
     data = prepare(text_config(home).data).train
     for count_masked in (False, True):
-        whole = DataExamples(data, 3, cut_batch(8, 0), count_masked).step(5)
-        cut = [cut_batch(8, 2, rank, 2) for rank in range(2)]
+        whole = DataExamples(data, 3, slice_batch(8, 0), count_masked).step(5)
+        cut = [slice_batch(8, 2, rank, 2) for rank in range(2)]
         parts = [batch for c in cut for batch in DataExamples(data, 3, c, count_masked).step(5)]
         assert [len(batch.x_BL) for batch in parts] == [2, 2, 2, 2]
         for name in ("x_BL", "clean_BL", "time_B", "seed_B", "target_M"):
@@ -289,7 +289,7 @@ def test_any_flipped_bit_of_the_state_is_noticed(home, teacher, tmp_path):
         changed[bit // 8] ^= 1 << bit % 8
         state.write_bytes(changed)
         try:
-            check(path)
+            open_checkpoint(path)
         except ValueError:
             continue
         accepted += json.loads(changed) != json.loads(content)
@@ -468,7 +468,7 @@ def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home):
     folder = home / "stage"
     assert train(config, folder, moments=False)
     (left,) = folder.glob("step-*")
-    found = check(left)
+    found = open_checkpoint(left)
     assert found.step == 4 and sorted(found.state["pieces"]) == ["ema", "weights"]
     assert load_model(folder).step == 4
     assert train(config, folder, moments=False)
@@ -525,14 +525,14 @@ def test_a_run_is_a_description_that_nothing_changes(home, tmp_path):
     config = replace(text_config(home), engine=EngineConfig(kind="plain", precision="autocast"))
     with joined(1, config.model) as topology:
         run, model = set_up(config, tmp_path / "run", topology, resume=None, moments=True)
-        before, deep = dict(vars(run)), copy.deepcopy((run.config, run.shapes, run.provenance, run.cut))
-        state = build(run, model, topology)
+        before, deep = dict(vars(run)), copy.deepcopy((run.config, run.shapes, run.provenance, run.batch_slice))
+        state = build_state(run, model, topology)
         state.engine.accumulate(lambda backbone: state.objective.loss(backbone, run.examples.step(0)[0]))
         state.engine.step(1e-3)
         state.follow(1)
         state.save(1, None, background=False)
         state.engine.close()
-    assert vars(run) == before and (run.config, run.shapes, run.provenance, run.cut) == deep
+    assert vars(run) == before and (run.config, run.shapes, run.provenance, run.batch_slice) == deep
     assert not any(isinstance(value, torch.nn.Module) for value in vars(run).values())
     with pytest.raises(FrozenInstanceError):
         run.last = 7

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.format import Piece, Pieces, checkpoint_name, merge_indices, write_pieces, write_state
 from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.files import publish_file, read_json, sync_paths, write_json
@@ -135,7 +136,7 @@ class Saver:
         path = self.folder / checkpoint_name(step)
         os.replace(aside, path)
         sync_paths(self.folder)
-        with publish_file(self.folder / "latest") as pointer:
+        with publish_file(self.folder / run_files.LATEST) as pointer:
             pointer.write_text(f"{path.name}\n", encoding="utf-8")
         try:
             self.retention.apply(self.folder)

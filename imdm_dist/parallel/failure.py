@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from imdm_dist import run_files
 from imdm_dist.error_boundary import note_refusal
 from imdm_dist.exit_codes import EXIT_FAILED, EXIT_HUNG, EXIT_INTERRUPTED, EXIT_REFUSED
 from imdm_dist.parallel.environment import env_number
@@ -160,7 +161,7 @@ def log_path(folder: Path, rank: int) -> Path:
         job = f"{have['SLURM_ARRAY_JOB_ID']}_{have['SLURM_ARRAY_TASK_ID']}"
     restart = env_number("SLURM_RESTART_COUNT", 0)
     whose = f"job-{job}-{f'restart-{restart}-' if restart else ''}" if job else ""
-    return folder / "logs" / f"{whose}rank-{rank:05d}.log"
+    return folder / run_files.LOGS / f"{whose}rank-{rank:05d}.log"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from imdm_dist.checkpoint.format import STATE_BYTES
 from imdm_dist.config.schema import Config
 from imdm_dist.objectives.batch import strata
 from imdm_dist.objectives.objective import objective_of
@@ -77,7 +78,8 @@ def rank_memory(
     width = weight_width(config)
     objective = objective_of(config.objective)
     teachers = int(objective.needs_teacher)
-    staged = FP32 * count.rank * (4 + teachers) // dp if _saves_aside(config) else 0
+    saved = STATE_BYTES + FP32 * teachers
+    staged = saved * count.rank // dp if _saves_aside(config) else 0
     parts: dict[str, ByPhase] = {
         "weights": _weights(config, count, shard, dp),
         "bf16 copies of weights": _copies(live),
@@ -94,8 +96,7 @@ def rank_memory(
     if device == "cuda":
         # Offloaded: masters, moments, EMA, their gradient, and a copy in the width of the weights.
         host = staged + (0 if on_device else sum(state.values()) + (FP32 + width) * shard)
-    checkpoint = FP32 * count_parameters(config.model, vocab_size).total * (4 + teachers)
-    return Memory(parts, host, checkpoint)
+    return Memory(parts, host, saved * count_parameters(config.model, vocab_size).total)
 
 
 def weight_width(config: Config) -> int:

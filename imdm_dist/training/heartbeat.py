@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from imdm_dist import run_files
 from imdm_dist.files import read_record
 from imdm_dist.parallel.environment import env_number
 from imdm_dist.parallel.topology import Topology
 
-NAME = "heartbeat.json"
 INTERVAL = 5.0
 """Seconds between two beats."""
 RECENT = 50
@@ -133,11 +133,11 @@ def read_heartbeat(folder: Path | str) -> Heartbeat | None:
     Raises:
         ValueError: the file is no heartbeat.
     """
-    beat = read_record(Path(folder) / NAME)
+    beat = read_record(Path(folder) / run_files.HEARTBEAT)
     try:
         return None if beat is None else Heartbeat(**beat)
     except TypeError as error:
-        raise ValueError(f"{folder}/{NAME} is no heartbeat ({error}): remove it") from None
+        raise ValueError(f"{folder}/{run_files.HEARTBEAT} is no heartbeat ({error}): remove it") from None
 
 
 def write_heartbeat(status: LoopStatus, folder: Path, world: int) -> None:
@@ -159,10 +159,10 @@ def write_heartbeat(status: LoopStatus, folder: Path, world: int) -> None:
         world=world,
     )
     # Not among the leftovers that are removed when a run starts: this thread lives by then.
-    aside = folder / f".{NAME}.next"
+    aside = folder / f".{run_files.HEARTBEAT}.next"
     with suppress(OSError):
         aside.write_text(json.dumps(asdict(beat)) + "\n", encoding="utf-8")
-        os.replace(aside, folder / NAME)
+        os.replace(aside, folder / run_files.HEARTBEAT)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.format import checkpoint_paths
-from imdm_dist.checkpoint.read import find_by_headers
+from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
@@ -61,12 +62,12 @@ def given_config(folder: Path, setting: str) -> Config:
 
 
 def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any]:
-    if not (folder / "state.json").exists() and not checkpoint_paths(folder):
+    if not (folder / run_files.STATE).exists() and not checkpoint_paths(folder):
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
             "made into one by imdm_dist import"
         )
-    return find_by_headers(folder, {None: "", "ema": "ema", "raw": "weights"}[weights]).state
+    return find_checkpoint(folder, {None: "", "ema": "ema", "raw": "weights"}[weights], quick=True).state
 
 
 def misfits(given: ModelRecord, config: Config, ours: Tokens) -> Iterator[str]:

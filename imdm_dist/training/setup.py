@@ -15,7 +15,7 @@ from imdm_dist.checkpoint.read import Checkpoint, find_checkpoint, newest_checkp
 from imdm_dist.config import fixed_settings, from_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.coupling import Coupling
-from imdm_dist.data import Dataset, TokenFile, prepare
+from imdm_dist.data import Dataset, prepare
 from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.objectives.examples import BatchSlice, Examples, slice_batch
 from imdm_dist.objectives.objective import objective_of
@@ -88,7 +88,7 @@ def set_up(
         provenance["init"] = {"weights": source.digest, "kind": source.weights, "step": source.step}
     objective = objective_of(config.objective)
     if objective.reads_coupling:
-        coupling = open_coupling(config, data.train)
+        coupling = Coupling.open(config.inputs.coupling)
         provenance["coupling"] = coupling.digest
         examples = objective.examples(config, batch_slice, coupling)
     else:
@@ -152,26 +152,6 @@ def total_steps(config: Config) -> int:
             f"{optimizer.warmup_steps} and optimizer.decay_steps={optimizer.decay_steps}: lower them, or train longer"
         )
     return steps
-
-
-def open_coupling(config: Config, data: TokenFile) -> Coupling:
-    """The coupling of a run that learns from one.
-
-    Raises:
-        ValueError: none is named, or it was made with another vocabulary or length.
-    """
-    if not config.inputs.coupling:
-        kind = config.objective.kind
-        raise ValueError(f"objective.kind={kind} trains on a coupling: set inputs.coupling to its folder")
-    coupling = Coupling.open(config.inputs.coupling)
-    ours = (data.vocab_size, data.mask_id, data.length)
-    theirs = (coupling.vocab_size, coupling.mask_id, coupling.length)
-    if ours != theirs:
-        raise ValueError(
-            f"the coupling has (vocabulary, mask, length) {theirs}, the data {ours}: "
-            "make it again with this data.* configuration"
-        )
-    return coupling
 
 
 def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from imdm_dist.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from imdm_dist.coupling import Coupling
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
 from imdm_dist.model.dit import DitConfig
@@ -35,7 +36,7 @@ from imdm_dist.training.engine.deepspeed import DeepSpeedEngine
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
-from imdm_dist.training.setup import check_resumable, open_coupling, set_up
+from imdm_dist.training.setup import check_resumable, set_up
 from imdm_dist.training.state import build_state
 from imdm_dist.training.stop import StopRequest
 
@@ -171,7 +172,7 @@ def test_redi_trains_on_a_coupling_and_resumes(home, teacher, coupling):
 
 def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home, teacher, coupling):
     config = text_config(home, inputs=InputsConfig(coupling=str(coupling)))
-    pairs = open_coupling(config, prepare(config.data).train)
+    pairs = Coupling.open(config.inputs.coupling)
     seed_of = {tuple(row.tolist()): seed for row, seed in zip(pairs.result_PL, pairs.seed_P.tolist(), strict=True)}
     for redraw in (False, True):
         examples = CouplingExamples(pairs, 0, slice_batch(8, 4), redraw)

@@ -11,7 +11,8 @@ import torch
 from imdm_dist.chain.checks import Checks, ids_of
 from imdm_dist.chain.in_hand import STALE_S, heartbeat_of
 from imdm_dist.chain.stage import Stage, StageProgress, input_of
-from imdm_dist.checkpoint.read import find_by_headers, newest_checkpoint
+from imdm_dist.checkpoint.format import STATE_BYTES
+from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
 from imdm_dist.checkpoint.retain import discard_broken
 from imdm_dist.config import Config, InputsConfig
 from imdm_dist.data.tokens import Tokens
@@ -28,9 +29,6 @@ from imdm_dist.training.engine import engine_of
 from imdm_dist.training.inputs import check_inputs, coupling_misfit, misfits
 from imdm_dist.training.loop import train
 from imdm_dist.training.setup import total_steps
-
-STATE_BYTES = 16
-"""Bytes of a parameter in a checkpoint: weights, average and two moments in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ class Train(Stage):
         return hash_json(found.state["files"])
 
     def claimed_digest(self, folder: Path) -> str:
-        found = find_by_headers(folder)
+        found = find_checkpoint(folder, quick=True)
         if found.step < total_steps(self.config):
             raise ValueError("its last checkpoint is missing")
         return hash_json(found.state["files"])

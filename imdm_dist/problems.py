@@ -1,4 +1,4 @@
-"""Several things that are wrong, found together and said together."""
+"""An error that lists several problems at once, for checks that find all there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop, noted from its first line on.
+"""Signal handling: signals that ask a process to stop are noted from its first line on.
 
 A cluster may send one while a process still imports its libraries. What the system does by itself would kill that
 process and, with it, the other ranks of its launch, in the middle of what they do.

@@ -12,9 +12,10 @@ from imdm_dist.device import peak_flops
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.parallel.topology import start
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.measure import random_run
 from imdm_dist.planning.memory import BASE
-from imdm_dist.planning.plan import Hardware, build_plan
+from imdm_dist.planning.plan import build_plan
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.prefetch import Prefetched, seed_dropout
 from imdm_dist.training.state import build_state

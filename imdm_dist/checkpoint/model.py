@@ -1,4 +1,4 @@
-"""Trained models, as later stages, sampling and evaluation take them out of checkpoints."""
+"""Loading a trained model from a checkpoint, and starting another model from its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading checkpoints: every file is compared with its checksum before anything is taken from it."""
+"""Reading checkpoints, with the checksum of every file compared, and joining tensors for any number of ranks."""
 
 from __future__ import annotations
 

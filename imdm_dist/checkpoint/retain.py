@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: retention while it trains, and what is moved or removed when it starts."""
+"""Retention: which checkpoints of a run stay while it trains, and which are set aside at its start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints: every rank its own files, one rank the rename; in the background where wanted.
+"""Writing checkpoints: sharded, each rank its own files, published by one rename; asynchronously where wanted.
 
 All ranks write into one hidden folder; a rank's index is the last thing it writes. Rank 0 waits for all indices,
 writes state.json and renames the folder. No collective is involved, so this runs beside training, and a process

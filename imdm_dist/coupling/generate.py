@@ -1,4 +1,4 @@
-"""Makes a coupling: every worker takes the lease of a missing shard, makes and publishes it, until all are there.
+"""Generating a coupling: each worker takes the lease of a missing shard, makes and publishes it, until all are there.
 
 Any number of workers on any machines may call `generate` on one folder at any time, be killed and start again. A shard
 is the unit of work; making one is idempotent, as its bytes do not depend on who makes it or when.

@@ -1,4 +1,4 @@
-"""How far a coupling is, seen from outside: all workers of all machines in one view."""
+"""Progress of a coupling: shards that are there, pairs a second, workers of all machines."""
 
 from __future__ import annotations
 

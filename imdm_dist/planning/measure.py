@@ -1,4 +1,4 @@
-"""How much memory optimizer steps take in fact, on whatever device there is, with random rows in place of data.
+"""Measures the peak memory of real optimizer steps on the device at hand, with random rows in place of data.
 
 Run it in a fresh process of its own, or as many as the run is to have (torchrun):
 

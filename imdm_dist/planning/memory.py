@@ -1,4 +1,4 @@
-"""Memory of one rank, by part and by phase of an optimizer step.
+"""Predicted memory of one rank, by part (weights, gradients, optimizer state, ...) and phase of an optimizer step.
 
 What DeepSpeed 0.19 allocates is taken from its source (`runtime/engine.py`, `runtime/zero/stage_1_and_2.py`,
 `runtime/zero/stage3.py`) and checked by measurement; what torch keeps is measured (`activations.py`). `dp` is the
@@ -14,7 +14,7 @@ from imdm_dist.checkpoint.format import STATE_BYTES
 from imdm_dist.config.schema import Config
 from imdm_dist.objectives.batch import strata
 from imdm_dist.objectives.objective import objective_of
-from imdm_dist.planning.activations import Activations, Device, activations
+from imdm_dist.planning.activations import Activations, Device, activation_memory
 from imdm_dist.planning.parameters import Parameters, count_parameters
 from imdm_dist.training.engine.deepspeed import BUCKET
 
@@ -68,7 +68,7 @@ def rank_memory(
     count = count_parameters(config.model, vocab_size, tp)
     dp = world // tp
     shard = -(-count.rank // dp) if engine.zero_stage else count.rank
-    live = activations(config, vocab_size, micro_batch, worst_masked_share(config, micro_batch), device)
+    live = activation_memory(config, vocab_size, micro_batch, worst_masked_share(config, micro_batch), device)
     on_device = not (engine.offload_optimizer and device == "cuda")
     state = {
         "fp32 masters": FP32 * shard if engine.zero_stage else 0,

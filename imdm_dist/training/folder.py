@@ -1,4 +1,4 @@
-"""A run's folder: one writer at a time, and what says which run it is."""
+"""The folder of a run: locked for one writer, and begun with its settings and its tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run starts from, held against its settings by records and headers alone: no weight is read."""
+"""Checks of what a run starts from (a model, a coupling, its checkpoint) by records and headers; no weight is read."""
 
 from __future__ import annotations
 

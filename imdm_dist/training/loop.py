@@ -24,9 +24,9 @@ from imdm_dist.signals import interrupted
 from imdm_dist.training.folder import make_folder, only_writer, prepare_folder
 from imdm_dist.training.heartbeat import LoopStatus, heartbeat
 from imdm_dist.training.learning_rate import learning_rate
+from imdm_dist.training.logger import Logger
 from imdm_dist.training.prefetch import Prefetched, seed_dropout
 from imdm_dist.training.process import process_settings
-from imdm_dist.training.record import Record
 from imdm_dist.training.setup import Run, set_up, to_resume
 from imdm_dist.training.state import TrainState, build_state
 from imdm_dist.training.stop import StopRequest
@@ -109,11 +109,11 @@ def _train(run: Run, model: Backbone, launch: Launch) -> bool:
     topology.barrier()
     state = build_state(run, model, topology)
     stop.lost = lambda: lost_without(run.folder, run.done, status.trained)
-    with Record(run, topology, status, launch.mirror, about) as record:
-        done = _take_steps(run, state, record, launch)
+    with Logger(run, topology, status, launch.mirror, about) as logger:
+        done = _take_steps(run, state, logger, launch)
         status.at("closing")
         state.saver.wait()
-        record.close()
+        logger.close()
     state.engine.close()
     topology.barrier()
     finished = done == run.last
@@ -123,7 +123,7 @@ def _train(run: Run, model: Backbone, launch: Launch) -> bool:
     return finished
 
 
-def _take_steps(run: Run, state: TrainState, record: Record, launch: Launch) -> int:
+def _take_steps(run: Run, state: TrainState, logger: Logger, launch: Launch) -> int:
     """Train from where the state is until the last step, or until somebody asks to stop; return the steps done."""
     topology, status, settings = launch.topology, launch.status, run.config.train
     engine, objective, done = state.engine, state.objective, run.done
@@ -142,19 +142,19 @@ def _take_steps(run: Run, state: TrainState, record: Record, launch: Launch) -> 
         grad_norm = engine.step(rate)
         more = objective.metrics()
         state.follow(done)
-        # 3. The record. Reading the loss waits for the device, so it is done once an interval.
+        # 3. The log. Reading the loss waits for the device, so it is done once an interval.
         status.at("record")
-        record.step(done, loss, grad_norm, prefetched.waited)
+        logger.step(done, loss, grad_norm, prefetched.waited)
         finished = done == run.last
         stopping, save_failed = launch.stop.agreed(state.saver.failed)
         if done % settings.log_every == 0 or finished or stopping:
-            record.interval(done, {"lr": rate, **more}, finished)
+            logger.interval(done, {"lr": rate, **more}, finished)
         # 4. Now and then: the loss on held-out rows, and whether what should be equal on several ranks is.
         valid_ppl = None
         if settings.valid_every and (done % settings.valid_every == 0 or finished):
             status.at("validating")
-            with record.paused():
-                valid_ppl = record.validation(done, validate(run, engine.backbone, topology))
+            with logger.paused():
+                valid_ppl = logger.validation(done, validate(run, engine.backbone, topology))
         if settings.check_replicas_every and done % settings.check_replicas_every == 0:
             check_replicas(topology, dict(engine.backbone.named_parameters()), done)
         # 5. The checkpoint; one that could not be written is tried again at once.
@@ -162,7 +162,7 @@ def _take_steps(run: Run, state: TrainState, record: Record, launch: Launch) -> 
             if save_failed:
                 state.saver.abandon()
             status.at("saving")
-            with record.paused(saving=True):
+            with logger.paused(saving=True):
                 background = settings.async_save and not (finished or stopping or save_failed)
                 state.save(done, valid_ppl, background, moments=run.moments or not finished)
         status.end_step(done)

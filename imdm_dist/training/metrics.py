@@ -1,4 +1,4 @@
-"""metrics.jsonl is the record of a run; Weights & Biases, where wanted, mirrors it."""
+"""The metrics log of a run, metrics.jsonl, and its mirror at Weights & Biases."""
 
 from __future__ import annotations
 

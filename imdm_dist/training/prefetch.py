@@ -1,4 +1,4 @@
-"""Prefetching: the micro-batches of the next step are made on the host while this one runs; and the seed of dropout."""
+"""Prefetching: the next step's micro-batches are made on the host while this one runs; and the seed of dropout."""
 
 from __future__ import annotations
 

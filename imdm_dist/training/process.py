@@ -1,4 +1,4 @@
-"""What training sets for the whole process, and puts back: what runs after it does not depend on whether it ran.
+"""Settings of the whole process while it trains, such as determinism and denormals; they are put back at the end.
 
 Three things stay, and change no result: the processes of a launch stay joined, DeepSpeed's logger tells warnings alone,
 and allocator and oneDNN keep what `imdm_dist/device.py` tells them.

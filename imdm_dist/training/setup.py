@@ -1,4 +1,4 @@
-"""What a training run is made of, checked and put together before anything is written."""
+"""Set-up of a training run: everything is checked and put together before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that changes while a run trains: what a checkpoint holds."""
+"""The training state, which is what a checkpoint holds: weights, optimizer state, EMA, and the objective's state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping a run in good order: a signal, Ctrl-C or the time budget asks, all ranks agree, then there is one save."""
+"""Graceful stop of a run: a signal, Ctrl-C or the time budget asks, all ranks agree on a step, then one checkpoint."""
 
 from __future__ import annotations
 

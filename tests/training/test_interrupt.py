@@ -27,8 +27,8 @@ from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.training import loop, setup
 from imdm_dist.training.heartbeat import read_heartbeat
+from imdm_dist.training.logger import Logger
 from imdm_dist.training.loop import train
-from imdm_dist.training.record import Record
 from tests.cluster import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def press_at(monkeypatch, owner, name, *calls):
 @pytest.mark.parametrize(
     ("owner", "name", "at", "settings"),
     [
-        (Record, "step", 6, {}),
+        (Logger, "step", 6, {}),
         (loop, "validation_sums", 3, {"valid_every": 2}),
         (Saver, "_join", 3, {"async_save": False}),
     ],
@@ -96,7 +96,7 @@ def test_the_first_one_saves_and_stops(tmp_path, cache, monkeypatch, capsys, own
 
 
 def test_the_second_one_ends_at_once_and_says_which_steps_are_lost(tmp_path, cache, monkeypatch):
-    press_at(monkeypatch, Record, "step", 7, 8)
+    press_at(monkeypatch, Logger, "step", 7, 8)
     with pytest.raises(KeyboardInterrupt) as raised:
         train(config(cache, async_save=False), tmp_path / "run")
     words = "steps 5 to 8 are lost, the last checkpoint is of step 4; the same command goes on from there"
@@ -113,7 +113,7 @@ def test_before_the_first_step_it_ends_at_once(tmp_path, cache, monkeypatch):
 
 
 def test_a_run_that_was_started_to_ignore_it_does(tmp_path, cache, monkeypatch):
-    press_at(monkeypatch, Record, "step", 2)
+    press_at(monkeypatch, Logger, "step", 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert train(config(cache, steps=5), tmp_path / "run")
 

@@ -16,7 +16,8 @@ from imdm_dist.coupling import discard_damaged, verify
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.coupling.progress import coupling_progress
 from imdm_dist.data.tokens import Tokens, tokens_of
-from imdm_dist.planning.plan import CouplingPlan, Hardware, plan_coupling
+from imdm_dist.planning.hardware import Hardware
+from imdm_dist.planning.plan import CouplingPlan, plan_coupling
 from imdm_dist.planning.plan_text import duration
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 from imdm_dist.registry import SOURCES

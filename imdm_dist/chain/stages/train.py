@@ -20,8 +20,9 @@ from imdm_dist.device import default_device
 from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.files import hash_json
 from imdm_dist.objectives.objective import coupling_readers, objective_of
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.parameters import count_parameters
-from imdm_dist.planning.plan import Hardware, Plan, build_plan
+from imdm_dist.planning.plan import Plan, build_plan
 from imdm_dist.planning.plan_text import duration, gigabytes
 from imdm_dist.problems import refuse
 from imdm_dist.training.blocks import check_compile

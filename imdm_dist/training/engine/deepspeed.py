@@ -1,4 +1,4 @@
-"""DeepSpeed's engine, with ZeRO 0 to 3. Whatever the house touches of DeepSpeed that it does not promise is in here.
+"""The DeepSpeed engine, ZeRO stages 0 to 3. All private names of DeepSpeed that are used are in this file.
 
 Without ZeRO a rank owns all of a parameter; ZeRO 1 to 3 cut it over data-parallel ranks, each stage in its own way.
 """

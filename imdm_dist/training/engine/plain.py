@@ -1,4 +1,4 @@
-"""The plain engine: torch alone, nothing divided. It is the readable reference that DeepSpeed is held against."""
+"""The plain engine, torch alone and nothing sharded: the readable reference that DeepSpeed is tested against."""
 
 from __future__ import annotations
 

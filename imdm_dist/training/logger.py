@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, its mirror, the progress bar and the heartbeat's figures."""
+"""What a run logs while it trains: losses, speed, MFU and skipped steps, for metrics.jsonl and the progress bar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from imdm_dist.training.setup import Run
 from imdm_dist.training.wandb_sync import Mode
 
 
-class Record:
+class Logger:
     """Gathers losses and gradient norms on the device, and reads and tells them at the end of an interval.
 
     Every rank keeps one, for figures are sums over data-parallel ranks; rank 0 writes.
@@ -46,7 +46,7 @@ class Record:
         self._bar = tqdm(total=run.last, initial=run.done, desc=name, unit="step", mininterval=1.0, disable=not first)
         self._restart()
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> Logger:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,8 +12,8 @@ from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What is there of a coupling."""
+class CouplingProgress:
+    """How far a coupling is."""
 
     shards: int
     """In all."""
@@ -43,8 +43,8 @@ class Progress:
         return f"{self.shards_there} of {self.shards} shards, {self.pairs_there:,} of {self.pairs:,} pairs{rate}; {end}"
 
 
-def coupling_progress(folder: Path | str) -> Progress | None:
-    """Look at a coupling's folder; None if it has not begun."""
+def coupling_progress(folder: Path | str) -> CouplingProgress | None:
+    """How far the coupling in a folder is; None if it has not begun."""
     folder = Path(folder)
     plan = read_plan(folder)
     if plan is None:
@@ -62,7 +62,7 @@ def coupling_progress(folder: Path | str) -> Progress | None:
         since = made[-recent - 1][0] if len(made) > recent else (folder / PLAN).stat().st_mtime
         seconds = made[-1][0] - since
         rate = sum(counts[shard] for _, shard in made[-recent:]) / seconds if seconds > 0 else None
-    return Progress(
+    return CouplingProgress(
         shards=shards,
         shards_there=len(there),
         pairs=pairs,

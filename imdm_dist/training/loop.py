@@ -36,8 +36,8 @@ from imdm_dist.versions import versions
 
 
 @dataclass(frozen=True)
-class Launch:
-    """What a run has around it in this process."""
+class RunContext:
+    """What the train loop uses beside the run: ranks, stop request, status, and the mirror of its metrics."""
 
     topology: Topology
     stop: StopRequest
@@ -70,10 +70,10 @@ def train(config: Config, folder: Path | str, place: Place | None = None, moment
     ):
         if topology.device.type == "cuda":
             steady_allocator()
-        return _in_good_order(config, Path(folder), topology, moments)
+        return _prepare_and_train(config, Path(folder), topology, moments)
 
 
-def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bool) -> bool:
+def _prepare_and_train(config: Config, folder: Path, topology: Topology, moments: bool) -> bool:
     with StopRequest(topology, config.train) as stop, all_fail_together(topology) as watch:
         found = agree(topology, lambda: to_resume(config.train.resume, folder) if topology.first else None)
         resume = topology.from_first(found)
@@ -97,20 +97,20 @@ def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bo
             heartbeat(status, folder, topology),
             Watchdog(status, minutes, topology, watch, log, folder) if minutes else nullcontext(),
         ):
-            return _train(run, model, Launch(topology, stop, status, mirror))
+            return _train(run, model, RunContext(topology, stop, status, mirror))
 
 
-def _train(run: Run, model: Backbone, launch: Launch) -> bool:
+def _train(run: Run, model: Backbone, context: RunContext) -> bool:
     """Build what trains, take the steps that are left, and close; return whether the last one is done."""
-    topology, status, stop = launch.topology, launch.status, launch.stop
+    topology, status, stop = context.topology, context.status, context.stop
     about = {"config": to_dict(run.config), "provenance": run.provenance, "versions": versions()}
     if topology.first:
         prepare_folder(run, about)
     topology.barrier()
     state = build_state(run, model, topology)
     stop.lost = lambda: lost_without(run.folder, run.done, status.trained)
-    with Logger(run, topology, status, launch.mirror, about) as logger:
-        done = _take_steps(run, state, logger, launch)
+    with Logger(run, topology, status, context.mirror, about) as logger:
+        done = _take_steps(run, state, logger, context)
         status.at("closing")
         state.saver.wait()
         logger.close()
@@ -123,9 +123,9 @@ def _train(run: Run, model: Backbone, launch: Launch) -> bool:
     return finished
 
 
-def _take_steps(run: Run, state: TrainState, logger: Logger, launch: Launch) -> int:
+def _take_steps(run: Run, state: TrainState, logger: Logger, context: RunContext) -> int:
     """Train from where the state is until the last step, or until somebody asks to stop; return the steps done."""
-    topology, status, settings = launch.topology, launch.status, run.config.train
+    topology, status, settings = context.topology, context.status, run.config.train
     engine, objective, done = state.engine, state.objective, run.done
     prefetched = Prefetched(run.examples, objective, run.done, run.last)
     for done, batches in enumerate(prefetched, start=run.done + 1):
@@ -146,7 +146,7 @@ def _take_steps(run: Run, state: TrainState, logger: Logger, launch: Launch) -> 
         status.at("record")
         logger.step(done, loss, grad_norm, prefetched.waited)
         finished = done == run.last
-        stopping, save_failed = launch.stop.agreed(state.saver.failed)
+        stopping, save_failed = context.stop.agreed(state.saver.failed)
         if done % settings.log_every == 0 or finished or stopping:
             logger.interval(done, {"lr": rate, **more}, finished)
         # 4. Now and then: the loss on held-out rows, and whether what should be equal on several ranks is.

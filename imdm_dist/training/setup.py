@@ -30,7 +30,7 @@ _SECTIONS = ("model", "objective", "optimizer", "engine", "train")
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is: a description, which nothing changes."""
+    """A training run, as a description that nothing changes."""
 
     config: Config
     folder: Path

@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import imdm_dist
 from imdm_dist.config import Config, to_yaml
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.time_limit import minutes_of
@@ -34,7 +33,7 @@ LOGS = "submitit"
 """Folder in a run's or a chain's folder for Submitit's scripts and pickles."""
 UNLIMITED_MINUTES = 60 * 24 * 365
 """Submitit's processes of this machine have a time limit in any case."""
-PACKAGE = Path(imdm_dist.__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class BatchProgram:

@@ -200,12 +200,10 @@ def of_deepspeed(topology):
 
 def of_others():
     """The same of modules."""
-    import submitit
     from megatron.core import parallel_state
 
     return [
         (parallel_state, "megatron.core.parallel_state", "_global_process_group_list"),
-        (submitit.JobEnvironment, "submitit.JobEnvironment", "_usr_sig"),
         (import_module("submitit.slurm.slurm"), "submitit.slurm.slurm", "_make_sbatch_string"),
         (import_module("submitit.core._submit"), "submitit.core._submit", "submitit_main"),
     ]

@@ -83,7 +83,7 @@ NOISE_LAWS = Registry(
     "model.mask.law",
     {"uniform": "imdm_dist.draws.laws:uniform_noise", "gaussian": "imdm_dist.draws.laws:gaussian_noise"},
 )
-SOURCES = Registry("coupling.source or evaluation.source", {"counter": "imdm_dist.diffusion.source:CounterSource"})
+SOURCES = Registry("coupling.source or evaluation.source", {"counter": "imdm_dist.diffusion.draw_source:CounterSource"})
 METRICS = Registry(
     "evaluation.metrics",
     {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imdm_dist.config.data import DataConfig
-from imdm_dist.data.tokens import Tokens, tokens_of
+from imdm_dist.data.row_format import RowFormat, row_format
 from imdm_dist.error_boundary import in_a_line
 from imdm_dist.problems import ProblemsError
 
@@ -44,9 +44,9 @@ class Checks:
         self.add(stage, *problems)
         return found
 
-    def tokens(self, stage: str, data: DataConfig) -> Tokens | None:
+    def tokens(self, stage: str, data: DataConfig) -> RowFormat | None:
         """The tokens of a stage's data; None, with the problem kept, where they are not to be had."""
-        found: Tokens | None = self.look_up(stage, tokens_of, data)
+        found: RowFormat | None = self.look_up(stage, row_format, data)
         return found
 
 
@@ -59,6 +59,6 @@ def _found(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str
         return None, [in_a_line(error)]
 
 
-def ids_of(rows: Tokens) -> int:
+def ids_of(rows: RowFormat) -> int:
     """Size of the vocabulary; the largest that it can have, where it is not known yet."""
     return rows.vocab_size or rows.most

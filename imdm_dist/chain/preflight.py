@@ -14,7 +14,7 @@ from pathlib import Path
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.checks import Checks
 from imdm_dist.chain.stage import Stage
-from imdm_dist.data.tokens import Tokens
+from imdm_dist.data.row_format import RowFormat
 from imdm_dist.planning.plan_text import gigabytes
 from imdm_dist.problems import refuse
 
@@ -52,7 +52,7 @@ def check_agreement(chain: Chain, stages: Sequence[Stage]) -> None:
     refuse(checks.problems())
 
 
-def _check_inputs(chain: Chain, stage: Stage, checks: Checks) -> Tokens | None:
+def _check_inputs(chain: Chain, stage: Stage, checks: Checks) -> RowFormat | None:
     """Check what a stage starts from; returns the tokens of its data, None where they are not to be had."""
     if not stage.made:
         stage.record(chain.by_name, checks)

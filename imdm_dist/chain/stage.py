@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from imdm_dist.chain.checks import Checks
 from imdm_dist.config import Config
 from imdm_dist.config.setting import default_of, meaning_of
-from imdm_dist.data.tokens import Tokens
+from imdm_dist.data.row_format import RowFormat
 from imdm_dist.files import sha256_file
 from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.plan import CouplingPlan, Plan
@@ -193,7 +193,7 @@ class Stage:
         rows = checks.tokens(self.name, self.config.data)
         return ModelRecord(self.config.model, rows) if rows else None
 
-    def input_problems(self, rows: Tokens | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
         """What it starts from that does not fit it, told from settings, records and headers.
 
         Args:
@@ -201,7 +201,7 @@ class Stage:
         """
         yield from ()
 
-    def check_machines(self, rows: Tokens | None, world: int, in_job: bool, checks: Checks) -> None:
+    def check_machines(self, rows: RowFormat | None, world: int, in_job: bool, checks: Checks) -> None:
         """Check that it can run on its machines.
 
         Args:
@@ -209,7 +209,7 @@ class Stage:
             in_job: this is where it will run.
         """
 
-    def written_bytes(self, rows: Tokens) -> float:
+    def written_bytes(self, rows: RowFormat) -> float:
         """Bytes that it will write, as far as they count."""
         return 0.0
 

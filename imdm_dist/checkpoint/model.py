@@ -11,8 +11,8 @@ import torch
 from imdm_dist import run_files
 from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import from_dict
-from imdm_dist.config.names import Weights
 from imdm_dist.config.schema import Config
+from imdm_dist.config.setting import Weights
 from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
 from imdm_dist.finite import check_finite
 from imdm_dist.model import Backbone, build_backbone

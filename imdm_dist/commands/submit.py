@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from imdm_dist.commands.arguments import add_overrides
-from imdm_dist.config.run import load_run
+from imdm_dist.config.recorded import load_run
 from imdm_dist.signals import interrupted
 
 EXAMPLES = """examples:

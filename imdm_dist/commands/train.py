@@ -6,7 +6,7 @@ import argparse
 
 from imdm_dist.commands.arguments import add_overrides
 from imdm_dist.config import to_yaml
-from imdm_dist.config.run import load_run
+from imdm_dist.config.recorded import load_run
 from imdm_dist.signals import heed_signals, leave_stopped
 
 EXAMPLES = """example, a small teacher on the embedded text, in a minute:

@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_config(Config, arguments.config, arguments.overrides)
     from imdm_dist.data import prepare
     from imdm_dist.evaluation.causal_lm import train_evaluator
-    from imdm_dist.evaluation.ngram import TrigramModel
-    from imdm_dist.evaluation.perplexity import perplexities
+    from imdm_dist.evaluation.held_out_perplexity import perplexities
+    from imdm_dist.evaluation.kneser_ney import TrigramModel
     from imdm_dist.evaluation.result import format_cell
 
     data = prepare(config.data)

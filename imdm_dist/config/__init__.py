@@ -18,11 +18,9 @@ from imdm_dist.config.load import (
     to_yaml,
 )
 from imdm_dist.config.model import MaskConfig, ModelConfig
-from imdm_dist.config.names import NoisePolicy, Weights
-from imdm_dist.config.require import require
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.schema import Config, InputsConfig
-from imdm_dist.config.setting import setting, variant_section
+from imdm_dist.config.setting import NoisePolicy, Weights, require, setting, variant_section
 from imdm_dist.config.shaping import fixed_settings, identifying_settings, shaping_settings
 from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from imdm_dist.config.yaml_text import read_yaml

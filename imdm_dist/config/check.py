@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import Variants, default_of, variants_of
+from imdm_dist.config.setting import Variants, default_of, require, variants_of
 
 
 class Layer(NamedTuple):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from imdm_dist.config.names import NoisePolicy, Weights
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import NoisePolicy, Weights, require, setting
 from imdm_dist.registry import METRICS, SOURCES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import require
 from imdm_dist.registry import MASKS, NOISE_LAWS
 
 

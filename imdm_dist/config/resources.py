@@ -6,8 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import require, setting
 from imdm_dist.config.time_limit import LEAST_S, minutes_of, only_requeues
 
 LONGEST_WARNING_S = 65_535

@@ -14,9 +14,8 @@ from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.evaluation import EvaluationConfig, EvaluatorConfig
 from imdm_dist.config.model import ModelConfig
-from imdm_dist.config.names import Weights
 from imdm_dist.config.resources import ResourcesConfig
-from imdm_dist.config.setting import variant_section
+from imdm_dist.config.setting import Weights, variant_section
 from imdm_dist.config.training import EngineConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from imdm_dist.registry import BACKBONES, OBJECTIVES
 

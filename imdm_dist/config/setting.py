@@ -1,13 +1,23 @@
-"""What a field of settings says beside its default: what it does to results, and which classes a section may have."""
+"""What sections of settings are made of: fields and what they do to results, sections of several kinds, refusals."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from imdm_dist.registry import Registry
 
 T = TypeVar("T")
+NoisePolicy = Literal["posterior", "fixed", "fresh"]
+"""What becomes of mask noise between two sampling steps: see `imdm_dist.diffusion.redraw`."""
+Weights = Literal["ema", "raw"]
+"""A moving average of a model's weights, or the weights themselves."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless `condition` holds: for settings a user can get wrong."""
+    if not condition:
+        raise ValueError(message)
 
 
 @dataclass(frozen=True)

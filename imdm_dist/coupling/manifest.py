@@ -17,7 +17,7 @@ from torch import Tensor
 from imdm_dist.config import identifying_settings, to_dict
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.shard import Shard, damaged, present_shards, read_shard, shard_name, shard_pairs, wrong_tokens
-from imdm_dist.diffusion.source import DRAW_PRECISION
+from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.files import has_fields, hash_json, read_record, sha256_file, write_json
 from imdm_dist.versions import versions
 

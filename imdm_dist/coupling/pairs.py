@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from imdm_dist.data.order import Order
+from imdm_dist.data.row_order import RowOrder
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.draws import Purpose, derive_seed, uniform
@@ -51,9 +51,9 @@ class PairSource:
     prompts_PL: Tensor | None = None
 
     @cached_property
-    def _order(self) -> Order:
+    def _order(self) -> RowOrder:
         assert self.data is not None
-        return Order(self.data.rows, self.seed)
+        return RowOrder(self.data.rows, self.seed)
 
     def starts(self, numbers: Sequence[int]) -> Starts:
         """Beginnings of the pairs with these numbers, in the order given."""

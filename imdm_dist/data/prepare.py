@@ -22,9 +22,9 @@ from tqdm import tqdm
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import synthetic
 from imdm_dist.data.bpe import LONGEST_WORD, long_word
+from imdm_dist.data.corpus import Split, data_root, say_repeated, source_identity
 from imdm_dist.data.packing import pack
-from imdm_dist.data.text import Split, data_root, say_repeated, source_identity
-from imdm_dist.data.texts import Texts, first_look, read_texts, text_batches
+from imdm_dist.data.split_documents import SplitDocuments, first_look, read_documents, text_batches
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import hash_json, make_folder, publish_dir, write_json
@@ -117,7 +117,7 @@ def _bpe(config: DataConfig, cache: Path, may_build: bool, look: Callable[[], No
 
     def build(aside: Path) -> None:
         look()
-        texts = read_texts(config, "train")
+        texts = read_documents(config, "train")
         long_words = _LongWords(texts.name)
         batches = text_batches(texts, config, "BPE: reading", long_words.look)
         train_bpe(islice(batches, _BPE_BATCHES), config.bpe_size, aside)
@@ -167,7 +167,7 @@ def _packed(
         look()
         say_repeated(config, identity)
         for split in get_args(Split):
-            texts = read_texts(config, split)
+            texts = read_documents(config, split)
             rows = pack(text_batches(texts, config, split), tokenizer, config.length, config.separator)
             TokenFile.write(
                 aside / split,
@@ -189,7 +189,7 @@ def _packed(
     return Dataset(TokenFile.open(folder / "train"), TokenFile.open(folder / "valid"), tokenizer)
 
 
-def _any_rows(chunks: Iterable[np.ndarray], texts: Texts, length: int) -> Iterator[np.ndarray]:
+def _any_rows(chunks: Iterable[np.ndarray], texts: SplitDocuments, length: int) -> Iterator[np.ndarray]:
     """The chunks of rows as they are; ValueError if there are none."""
     is_empty = True
     for chunk_KL in chunks:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from imdm_dist.config.names import NoisePolicy
+from imdm_dist.config.setting import NoisePolicy
 from imdm_dist.diffusion.schedule import alpha
 
 

@@ -20,11 +20,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from imdm_dist.config.names import NoisePolicy
+from imdm_dist.config.setting import NoisePolicy
 from imdm_dist.device import send
+from imdm_dist.diffusion.draw_source import CounterSource, DrawSource, draw_tokens
 from imdm_dist.diffusion.redraw import redraw_noise
 from imdm_dist.diffusion.reveal import RevealPlan, grid_time, plan_reveals, reveal_steps
-from imdm_dist.diffusion.source import CounterSource, DrawSource, draw_tokens
 from imdm_dist.model.mask_embedding import MaskedRows, masked_rows
 from imdm_dist.model.vocabulary import Vocabulary
 

@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from imdm_dist import hub
 from imdm_dist.config.evaluation import EvaluatorConfig
-from imdm_dist.config.require import require
-from imdm_dist.data.order import Order
+from imdm_dist.config.setting import require
+from imdm_dist.data.row_order import RowOrder
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.device import few_kernels
-from imdm_dist.evaluation.perplexity import perplexities
+from imdm_dist.evaluation.held_out_perplexity import perplexities
 from imdm_dist.files import (
     hash_json,
     publish_dir,
@@ -213,7 +213,7 @@ def _rate(step: int, steps: int) -> float:
 def _fit(lm: PreTrainedModel, config: EvaluatorConfig, data: TokenFile, device: torch.device, autocast: bool) -> None:
     optimizer = torch.optim.AdamW(lm.parameters(), lr=config.lr, betas=_BETAS, weight_decay=_WEIGHT_DECAY)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
-    order = Order(data.rows, config.seed)
+    order = RowOrder(data.rows, config.seed)
     lm.train()
     smooth: float | None = None
     with tqdm(range(config.steps), desc="evaluator", unit="step") as bar:

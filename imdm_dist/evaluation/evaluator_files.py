@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from imdm_dist import hub
+from imdm_dist.data.row_format import RowFormat
 from imdm_dist.data.tokenizer import load_tokenizer
-from imdm_dist.data.tokens import Tokens
 from imdm_dist.evaluation.causal_lm import RECORD, is_folder, unusable
 from imdm_dist.files import read_json, refuse_lfs_pointers, refuse_no_objects
 
@@ -34,7 +34,7 @@ class EvaluatorFiles:
     tokenizer: str | None
     """Fingerprint of the tokenizer of any other."""
 
-    def misfit(self, rows: Tokens) -> str | None:
+    def misfit(self, rows: RowFormat) -> str | None:
         """What keeps it from scoring rows of these tokens, if anything; see `scorer`."""
         known = rows.vocab_size is not None
         if self.trained_on is not None:

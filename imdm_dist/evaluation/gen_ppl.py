@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from imdm_dist.config.require import require
-from imdm_dist.evaluation.rows import Rows, as_array
+from imdm_dist.config.setting import require
+from imdm_dist.evaluation.token_rows import Rows, as_array
 from imdm_dist.perplexity import exp_of_mean, finite
 
 SCORED_LOGITS = 2**27

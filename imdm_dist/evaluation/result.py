@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from imdm_dist.config.evaluation import EvaluationConfig
-from imdm_dist.config.names import Weights
+from imdm_dist.config.setting import Weights
+from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.diffusion.sampler import SAMPLER
-from imdm_dist.diffusion.source import DRAW_PRECISION
 from imdm_dist.perplexity import show_perplexity, with_error
 from imdm_dist.versions import versions
 

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from imdm_dist import draws
 from imdm_dist.config.evaluation import EvaluationConfig
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import require
+from imdm_dist.diffusion.draw_source import DrawSource
 from imdm_dist.diffusion.sampler import sample
-from imdm_dist.diffusion.source import DrawSource
 from imdm_dist.draws import Purpose
 from imdm_dist.model import Backbone
 from imdm_dist.registry import SOURCES

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from imdm_dist.config import Config, build, parse_overrides, require, to_dict
 from imdm_dist.config.check import Layer, checked
 from imdm_dist.data import Tokenizer, load_tokenizer
-from imdm_dist.data.text import data_root
+from imdm_dist.data.corpus import data_root
 from imdm_dist.files import sha256_file
 from imdm_dist.interop.naming import match
 from imdm_dist.interop.report import ImportReport

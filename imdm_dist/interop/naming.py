@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from imdm_dist.model.public_format import PublicFormat
+from imdm_dist.model.public_checkpoints import PublicFormat
 
 _WRAPPERS = ("_orig_mod",)
 _OWNERS = ("backbone", "mdlm", "module")

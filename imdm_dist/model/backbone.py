@@ -20,7 +20,7 @@ from imdm_dist.config.model import ModelConfig
 from imdm_dist.model.cuts import Cut
 from imdm_dist.model.layers import full_precision
 from imdm_dist.model.mask_embedding import MaskedRows, MaskEmbedding, build_mask, masked_rows
-from imdm_dist.model.public_format import PublicFormat
+from imdm_dist.model.public_checkpoints import PublicFormat
 from imdm_dist.model.vocabulary import Vocabulary
 from imdm_dist.registry import BACKBONES
 

@@ -1,6 +1,6 @@
 """The stream of training examples: step and sample index in, masked micro-batches out.
 
-A step's examples are a function of (run seed, step) alone. Ranks and micro-batches only divide it.
+A step's examples are a function of (run seed, step) alone. Ranks and micro-batches only divide them.
 
 Shape suffixes: B batch, L length.
 """
@@ -75,28 +75,24 @@ class DataExamples:
         count_masked: divide by the masked tokens of the global batch instead of by all.
     """
 
-    def __init__(self, data: TokenFile, seed: int, batch_slice: BatchSlice, count_masked: bool) -> None:
-        from imdm_dist.data import Order  # see above
+    def __init__(self, data: TokenFile, seed: int, part: BatchSlice, count_masked: bool) -> None:
+        from imdm_dist.data import RowOrder  # see above
 
-        self.data, self.batch_slice, self.count_masked = data, batch_slice, count_masked
-        self.order, self.seed = Order(data.rows, seed), seed
+        self.data, self.part, self.count_masked = data, part, count_masked
+        self.order, self.seed = RowOrder(data.rows, seed), seed
 
     def step(self, step: int) -> list[MaskedBatch]:
         """Micro-batches of optimizer step `step`, on the host."""
-        batch_slice, length = self.batch_slice, self.data.length
-        first = step * batch_slice.global_batch
+        part, length = self.part, self.data.length
+        first = step * part.global_batch
         # With count_masked every rank draws the masks of the whole global batch: cheaper than agreeing on a sum.
-        low, high = (
-            (0, batch_slice.global_batch)
-            if self.count_masked
-            else (batch_slice.first, batch_slice.first + batch_slice.count)
-        )
+        low, high = (0, part.global_batch) if self.count_masked else (part.first, part.first + part.count)
         draw_seed_B = draws.derive_seed(self.seed, Purpose.EXAMPLE, torch.arange(first + low, first + high))
-        time_B = stratified_time(draw_seed_B, low, batch_slice.global_batch)
+        time_B = stratified_time(draw_seed_B, low, part.global_batch)
         masked_BL = draw_mask(draw_seed_B, time_B, length)
-        total = float(masked_BL.sum()) if self.count_masked else float(batch_slice.global_batch * length)
+        total = float(masked_BL.sum()) if self.count_masked else float(part.global_batch * length)
         batches = []
-        for piece, count in batch_slice.micro_batches:
+        for piece, count in part.micro_batches:
             here = slice(piece - low, piece - low + count)
             clean_BL = self.data.take(self.order.rows_of(first + piece, count))
             seed_B = draw_seed_B[here]

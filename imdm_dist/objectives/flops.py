@@ -23,7 +23,7 @@ from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.schema import Config
 from imdm_dist.diffusion.schedule import EPSILON
 from imdm_dist.model import Backbone, MaskedRows, masked_rows
-from imdm_dist.model.fake import fake_backbone
+from imdm_dist.model.fake_tensors import fake_backbone
 from imdm_dist.objectives.objective import objective_of
 
 MASKED = (1 - EPSILON) * (1 + EPSILON) / 2

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from imdm_dist.config import schema
-from imdm_dist.config.names import Weights
+from imdm_dist.config.setting import Weights
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch
@@ -74,14 +74,14 @@ class Objective:
         """
 
     @classmethod
-    def examples(cls, config: schema.Config, batch_slice: BatchSlice, source: Any) -> Examples:
+    def examples(cls, config: schema.Config, part: BatchSlice, source: Any) -> Examples:
         """The examples of a run.
 
         Args:
-            batch_slice: which of them are made here.
+            part: which of them are made here.
             source: what it learns from: a `TokenFile`, or a `Coupling` if `reads_coupling`.
         """
-        return DataExamples(source, config.train.seed, batch_slice, count_masked=False)
+        return DataExamples(source, config.train.seed, part, count_masked=False)
 
     @classmethod
     def costs(cls, config: schema.Config) -> Costs:

@@ -40,10 +40,10 @@ class Redi(Nelbo):
     reads_coupling = True
 
     @classmethod
-    def examples(cls, config: schema.Config, batch_slice: BatchSlice, source: Any) -> CouplingExamples:
+    def examples(cls, config: schema.Config, part: BatchSlice, source: Any) -> CouplingExamples:
         """See `Objective`."""
         assert isinstance(config.objective, RediConfig)
-        return CouplingExamples(source, config.train.seed, batch_slice, config.objective.redraw_noise)
+        return CouplingExamples(source, config.train.seed, part, config.objective.redraw_noise)
 
     @classmethod
     def costs(cls, config: schema.Config) -> Costs:
@@ -58,16 +58,16 @@ class CouplingExamples:
         redraw_noise: the control experiment that gives a pair fresh noise every time instead.
     """
 
-    def __init__(self, coupling: Coupling, seed: int, batch_slice: BatchSlice, redraw_noise: bool) -> None:
-        from imdm_dist.data import Order  # seconds to import, with transformers and pyarrow, which a loss needs not
+    def __init__(self, coupling: Coupling, seed: int, part: BatchSlice, redraw_noise: bool) -> None:
+        from imdm_dist.data import RowOrder  # seconds to import, with transformers and pyarrow, which a loss needs not
 
-        self.coupling, self.batch_slice, self.redraw_noise = coupling, batch_slice, redraw_noise
-        self.order, self.seed = Order(len(coupling), seed), seed
+        self.coupling, self.part, self.redraw_noise = coupling, part, redraw_noise
+        self.order, self.seed = RowOrder(len(coupling), seed), seed
 
     def step(self, step: int) -> list[MaskedBatch]:
         """Micro-batches of optimizer step `step`, on the host."""
-        first = step * self.batch_slice.global_batch
-        return [self._batch(first, piece, count) for piece, count in self.batch_slice.micro_batches]
+        first = step * self.part.global_batch
+        return [self._batch(first, piece, count) for piece, count in self.part.micro_batches]
 
     def _batch(self, first: int, piece: int, count: int) -> MaskedBatch:
         coupling = self.coupling
@@ -75,7 +75,7 @@ class CouplingExamples:
         draw_seed_B = draws.derive_seed(self.seed, Purpose.EXAMPLE, torch.arange(first + piece, first + piece + count))
         masked_BL, time_B = self._corrupt(pair["start_KL"], pair["time_K"], draw_seed_B, piece)
         seed_B = draw_seed_B if self.redraw_noise else pair["seed_K"]
-        total = float(self.batch_slice.global_batch * coupling.length)
+        total = float(self.part.global_batch * coupling.length)
         return build_batch(pair["result_KL"], masked_BL, time_B, seed_B, draw_seed_B, coupling.mask_id, total)
 
     def _corrupt(self, start_BL: Tensor, time_B: Tensor, draw_seed_B: Tensor, piece: int) -> tuple[Tensor, Tensor]:
@@ -83,5 +83,5 @@ class CouplingExamples:
         masked_BL = start_BL == self.coupling.mask_id
         if self.coupling.plan["kind"] == "perturbed":
             return masked_BL, time_B
-        time_B = stratified_time(draw_seed_B, piece, self.batch_slice.global_batch)
+        time_B = stratified_time(draw_seed_B, piece, self.part.global_batch)
         return masked_BL & draw_mask(draw_seed_B, time_B, self.coupling.length), time_B

@@ -22,13 +22,12 @@ from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.config import schema
-from imdm_dist.config.names import NoisePolicy, Weights
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import NoisePolicy, Weights, require
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.device import send
+from imdm_dist.diffusion.draw_source import CounterSource, draw_tokens
 from imdm_dist.diffusion.redraw import redraw_noise
 from imdm_dist.diffusion.schedule import EPSILON, alpha
-from imdm_dist.diffusion.source import CounterSource, draw_tokens
 from imdm_dist.draws import Purpose
 from imdm_dist.model import Backbone, MaskedRows
 from imdm_dist.objectives.batch import MaskedBatch
@@ -106,9 +105,9 @@ class Sdtt(Objective):
         )
 
     @classmethod
-    def examples(cls, config: schema.Config, batch_slice: BatchSlice, source: Any) -> DataExamples:
+    def examples(cls, config: schema.Config, part: BatchSlice, source: Any) -> DataExamples:
         """See `Objective`; the loss is a mean over masked tokens."""
-        return DataExamples(source, config.train.seed, batch_slice, count_masked=True)
+        return DataExamples(source, config.train.seed, part, count_masked=True)
 
     @classmethod
     def costs(cls, config: schema.Config) -> Costs:

@@ -17,8 +17,8 @@ from imdm_dist.chain.runner import run_chain
 from imdm_dist.checkpoint.model import load_model
 from imdm_dist.config import EvaluationConfig, NoisePolicy, Weights
 from imdm_dist.coupling import Coupling
+from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.diffusion.sampler import SAMPLER
-from imdm_dist.diffusion.source import DRAW_PRECISION
 from imdm_dist.draws import Purpose
 from imdm_dist.error_boundary import guarded
 from imdm_dist.evaluation.sampling import draw_samples

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from imdm_dist.files import publish_file
-from imdm_dist.paper import published
+from imdm_dist.paper import published_tables
 
 _NAMES = {"mdm": "MDM", "imdm": "IMDM"}
 _COLOURS = {"mdm": "#6b7a8f", "imdm": "#d1495b"}
@@ -51,7 +51,7 @@ def plot_validity(path: Path | str, validity: Mapping[str, float]) -> None:
     for place, (model, ours) in enumerate(validity.items()):
         for offset, value, alpha, label in (
             (-0.2, ours, 1.0, "ours"),
-            (0.2, published.TABLE_1[model]["validity"], 0.45, "paper"),
+            (0.2, published_tables.TABLE_1[model]["validity"], 0.45, "paper"),
         ):
             axes.bar(place + offset, 100 * value, width=0.36, color=_COLOURS[model], alpha=alpha)
             axes.annotate(

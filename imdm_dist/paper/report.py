@@ -9,7 +9,7 @@ from typing import Any
 
 from imdm_dist.evaluation.result import table_markdown
 from imdm_dist.files import publish_file, write_json
-from imdm_dist.paper import published
+from imdm_dist.paper import published_tables
 from imdm_dist.paper.two_tokens import FORMULAS
 
 _NAMES = {"mdm": "MDM", "imdm": "IMDM", "random": "Random sequences"}
@@ -46,7 +46,7 @@ class DemoReport:
                 "notes": list(self.text_notes),
             },
             "formulas": FORMULAS,
-            "paper": {"table1": published.TABLE_1, "table2": {"rows": published.TABLE_2}},
+            "paper": {"table1": published_tables.TABLE_1, "table2": {"rows": published_tables.TABLE_2}},
             "plots": dict(self.plots),
             "provenance": dict(self.provenance),
         }
@@ -81,8 +81,8 @@ def _percent(value: float | None) -> str | None:
 
 def _synthetic(report: DemoReport) -> str:
     rows = []
-    for model in (*report.table1, *(name for name in published.TABLE_1 if name not in report.table1)):
-        ours, theirs = report.table1.get(model, {}), published.TABLE_1.get(model, {})
+    for model in (*report.table1, *(name for name in published_tables.TABLE_1 if name not in report.table1)):
+        ours, theirs = report.table1.get(model, {}), published_tables.TABLE_1.get(model, {})
         cells: list[object] = [_NAMES.get(model, model)]
         for name in _TABLE_1:
             show = _percent if name == "validity" else _nats
@@ -91,7 +91,7 @@ def _synthetic(report: DemoReport) -> str:
     table_1 = table_markdown(
         ["Model", "Validity", "paper", "Token entropy", "paper", "Error, reading 1", "paper", "Error, reading 2"], rows
     )
-    in_paper = {(row["model"], row["noise"]): row for row in published.TABLE_2}
+    in_paper = {(row["model"], row["noise"]): row for row in published_tables.TABLE_2}
     rows = []
     for row in report.table2_rows:
         theirs_2 = in_paper[row["model"], row["noise"]]

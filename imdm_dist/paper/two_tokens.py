@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from imdm_dist.draws import Purpose, derive_seed
-from imdm_dist.evaluation.rows import Rows, as_array
+from imdm_dist.evaluation.token_rows import Rows, as_array
 
 NOISE_DRAWS = 10_000
 

@@ -26,9 +26,9 @@ from torch.utils._pytree import tree_leaves
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.schema import Config
 from imdm_dist.model import Backbone
-from imdm_dist.model.fake import fake_backbone
+from imdm_dist.model.fake_tensors import fake_backbone
+from imdm_dist.objectives.dry_run import dry_run, even_batch
 from imdm_dist.objectives.objective import build_objective, objective_of
-from imdm_dist.objectives.rehearsal import even_batch, rehearse
 from imdm_dist.training.blocks import prepare_blocks
 
 Device = Literal["cuda", "cpu"]
@@ -131,7 +131,7 @@ def _measure(config: Config, vocab_size: int, micro_batch: int, masked_share: fl
     for block in model.blocks:
         block.register_forward_hook(note_block)
     with fake, ledger:
-        rehearse(model, loss, ledger.note)
+        dry_run(model, loss, ledger.note)
     return ledger.summary((after_block[1] - after_block[0]) * left_out if left_out else Held(0, 0))
 
 

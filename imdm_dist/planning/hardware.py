@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import require
 from imdm_dist.planning.activations import Device
 
 USABLE = 0.95

@@ -43,7 +43,7 @@ def resident(name: str) -> int:
 
 def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path) -> tuple[Run, Backbone]:
     """A run on random rows, and its model; one on a coupling too, as its pairs take what other rows do."""
-    batch_slice = slice_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
+    part = slice_batch(config.train.global_batch, config.engine.micro_batch, topology.dp_rank, topology.dp)
     rows = np.random.default_rng(0).integers(0, vocab_size - 1, (64, config.data.length))
     file = TokenFile.write(
         folder / f"rows-{topology.rank}-{vocab_size}",
@@ -58,9 +58,9 @@ def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path
     model = build_backbone(config.model, vocab_size, vocab_size - 1)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     kind = objective_of(config.objective)
-    examples = (Objective if kind.reads_coupling else kind).examples(config, batch_slice, file)
+    examples = (Objective if kind.reads_coupling else kind).examples(config, part, file)
     data = Dataset(file, file, None)
-    return Run(config, folder, data, batch_slice, examples, {}, shapes, last=STEPS, resume=None), model
+    return Run(config, folder, data, part, examples, {}, shapes, last=STEPS, resume=None), model
 
 
 def take_steps(config: Config, vocab_size: int, topology: Topology, folder: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from imdm_dist.config.require import require
 from imdm_dist.config.schema import Config
+from imdm_dist.config.setting import require
 from imdm_dist.objectives.examples import slice_batch
 from imdm_dist.objectives.flops import PairCost, StepFlops, pair_cost, step_flops
 from imdm_dist.objectives.objective import objective_of
@@ -143,8 +143,8 @@ def split_batch(config: Config, world: int) -> tuple[int, int]:
     """
     check_topology(world, config.engine.tensor_parallel, config.model)
     ranks = world // config.engine.tensor_parallel
-    batch_slice = slice_batch(config.train.global_batch, config.engine.micro_batch, 0, ranks)
-    return batch_slice.micro_batch, len(batch_slice.micro_batches)
+    part = slice_batch(config.train.global_batch, config.engine.micro_batch, 0, ranks)
+    return part.micro_batch, len(part.micro_batches)
 
 
 def with_pairs(config: Config, pairs: int | None) -> Config:

@@ -20,7 +20,7 @@ def vocabulary_size(config: DataConfig) -> int:
         return 3
     if config.tokenizer == "embedded":
         return config.bpe_size + 1
-    from imdm_dist.data.text import data_root
+    from imdm_dist.data.corpus import data_root
 
     root = data_root(config)[0]
     if (root / Path(config.tokenizer).expanduser()).is_dir():

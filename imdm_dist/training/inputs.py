@@ -13,12 +13,11 @@ from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
-from imdm_dist.config.names import Weights
 from imdm_dist.config.schema import Config
-from imdm_dist.config.setting import meaning_of
+from imdm_dist.config.setting import Weights, meaning_of
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.data.prepare import NotPreparedError, prepare
-from imdm_dist.data.tokens import Tokens, tokens_of
+from imdm_dist.data.row_format import RowFormat, row_format
 from imdm_dist.model import sketch
 from imdm_dist.objectives.objective import objective_of
 from imdm_dist.problems import refuse
@@ -32,7 +31,7 @@ class ModelRecord:
     """What is known of a model without its weights."""
 
     model: ModelConfig
-    tokens: Tokens
+    tokens: RowFormat
     """Of what it was or will be trained on."""
 
 
@@ -52,7 +51,7 @@ def given_model(folder: Path, setting: str, weights: Weights | None = None) -> M
     name = "synthetic" if data.source == "synthetic" else data.tokenizer
     most = data.bpe_size + 1 if name == "embedded" else model["vocab_size"]
     fingerprint = state["provenance"]["tokenizer"]
-    tokens = Tokens(name, model["length"], most, model["vocab_size"], model["mask_id"], fingerprint)
+    tokens = RowFormat(name, model["length"], most, model["vocab_size"], model["mask_id"], fingerprint)
     return ModelRecord(config.model, tokens)
 
 
@@ -70,7 +69,7 @@ def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any
     return find_checkpoint(folder, {None: "", "ema": "ema", "raw": "weights"}[weights], quick=True).state
 
 
-def misfits(given: ModelRecord, config: Config, ours: Tokens) -> Iterator[str]:
+def misfits(given: ModelRecord, config: Config, ours: RowFormat) -> Iterator[str]:
     """What keeps a run of `config` from starting at a model's weights."""
     theirs, wanted = given.model, config.model
     unlike_settings = theirs.unlike(wanted)
@@ -92,17 +91,17 @@ def _sizes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in sketch(model, 3).named_parameters()}
 
 
-def coupling_tokens(folder: Path) -> Tokens:
+def coupling_tokens(folder: Path) -> RowFormat:
     """The tokens of a finished coupling.
 
     Raises:
         ValueError: it is not there, unfinished, or a shard is missing or cut off.
     """
     plan = read_manifest(folder)["plan"]
-    return Tokens("", plan["length"], plan["vocab_size"], plan["vocab_size"], plan["mask_id"])
+    return RowFormat("", plan["length"], plan["vocab_size"], plan["vocab_size"], plan["mask_id"])
 
 
-def coupling_misfit(theirs: Tokens, ours: Tokens) -> str | None:
+def coupling_misfit(theirs: RowFormat, ours: RowFormat) -> str | None:
     """What keeps a run from learning a coupling's pairs, if anything; a coupling does not know its tokenizer."""
     known = ours.vocab_size is not None and theirs.vocab_size is not None
     differing = [
@@ -133,7 +132,7 @@ def _input_problems(config: Config) -> Iterator[str]:
     inputs, ours = config.inputs, None
     if inputs.init or inputs.coupling:
         try:
-            ours = tokens_of(config.data)
+            ours = row_format(config.data)
         except ValueError as error:
             yield str(error)
     if inputs.init:

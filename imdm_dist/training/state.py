@@ -15,7 +15,7 @@ from imdm_dist.checkpoint.read import Checkpoint
 from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import to_dict
-from imdm_dist.config.names import Weights
+from imdm_dist.config.setting import Weights
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.objective import Objective, build_objective, objective_of
 from imdm_dist.parallel.topology import Topology
@@ -122,10 +122,8 @@ def build_state(run: Run, model: Backbone, topology: Topology) -> TrainState:
     if teacher is not None:
         teacher.to(topology.device, torch.bfloat16 if config.engine.precision == "bf16" else None)
     objective = build_objective(config, teacher)
-    batch_slice, make = run.batch_slice, engine_of(config.engine)
-    engine = make(
-        model, config.engine, config.optimizer, topology, batch_slice.micro_batch, len(batch_slice.micro_batches)
-    )
+    part, make = run.batch_slice, engine_of(config.engine)
+    engine = make(model, config.engine, config.optimizer, topology, part.micro_batch, len(part.micro_batches))
     state = TrainState(engine, Ema(engine.pieces("weights"), config.optimizer.ema_decay), objective, run, topology)
     if run.resume is not None:
         state.load(run.resume)

@@ -32,7 +32,7 @@ from imdm_dist.chain.status import status, status_text
 from imdm_dist.chain.survey import survey
 from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config
-from imdm_dist.config.run import load_run
+from imdm_dist.config.recorded import load_run
 from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.coupling.progress import coupling_progress
 from imdm_dist.exit_codes import EXIT_STOPPED

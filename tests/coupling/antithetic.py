@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from imdm_dist import draws
-from imdm_dist.diffusion.source import CounterSource
+from imdm_dist.diffusion.draw_source import CounterSource
 from imdm_dist.draws import Purpose
 from imdm_dist.model.vocabulary import Vocabulary
 

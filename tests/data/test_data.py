@@ -22,11 +22,11 @@ import torch
 
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import TokenFile, Tokenizer, embedded, load_tokenizer, prepare
+from imdm_dist.data.corpus import source_identity
 from imdm_dist.data.detokenize import lm1b
 from imdm_dist.data.embedded import read_embedded
 from imdm_dist.data.packing import pack
-from imdm_dist.data.text import source_identity
-from imdm_dist.data.texts import read_texts, text_batches
+from imdm_dist.data.split_documents import read_documents, text_batches
 from imdm_dist.data.tokenizer import train_bpe
 
 TEXT = "the cat sat on a mat while it rained, and 42 dogs ran over the hill to see what the noise was about"
@@ -464,27 +464,27 @@ def test_every_format_gives_the_same_documents(tmp_path: Path) -> None:
             text_field="body",
             cache=str(tmp_path),
         )
-        found = list(chain.from_iterable(text_batches(read_texts(config, "train"), config, "")))
+        found = list(chain.from_iterable(text_batches(read_documents(config, "train"), config, "")))
         assert found == texts, path.name
     config = changed(config, train=("d.*", "[bn]*.gz", "f.parquet", "a.txt"))
-    found = list(chain.from_iterable(text_batches(read_texts(config, "train"), config, "")))
+    found = list(chain.from_iterable(text_batches(read_documents(config, "train"), config, "")))
     assert found == texts * 5
 
 
 def test_relative_names_start_from_the_root_that_is_set(
     corpus: DataConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    by_root = list(read_texts(corpus, "valid"))
+    by_root = list(read_documents(corpus, "valid"))
     monkeypatch.setenv("IMDM_DATA", corpus.root)
-    assert list(read_texts(changed(corpus, root=""), "valid")) == by_root
+    assert list(read_documents(changed(corpus, root=""), "valid")) == by_root
     with pytest.raises(ValueError, match=f"data.valid names valid.txt, which is no file under {tmp_path} .data.root."):
-        read_texts(changed(corpus, root=str(tmp_path)), "valid")
+        read_documents(changed(corpus, root=str(tmp_path)), "valid")
     monkeypatch.setenv("IMDM_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=rf"no file under {tmp_path} \(IMDM_DATA\): .* set data.root or IMDM_DATA"):
-        read_texts(changed(corpus, root=""), "valid")
+        read_documents(changed(corpus, root=""), "valid")
     monkeypatch.delenv("IMDM_DATA")
     monkeypatch.chdir(corpus.root)
-    assert list(read_texts(changed(corpus, root=""), "valid")) == by_root
+    assert list(read_documents(changed(corpus, root=""), "valid")) == by_root
 
 
 @pytest.mark.parametrize(
@@ -531,14 +531,14 @@ def test_hub_names_go_to_datasets(corpus: DataConfig, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("datasets.load_dataset", load)
     hub = changed(corpus, source="hub", name="some/text", train=("train[:-100]",), valid=())
-    assert list(read_texts(hub, "train")) == list(read_texts(hub, "valid")) == sentences(50)
+    assert list(read_documents(hub, "train")) == list(read_documents(hub, "valid")) == sentences(50)
     kept = str(Path(corpus.cache) / "datasets")
     assert calls == [("some/text", "train[:-100]", kept), ("some/text", "validation", kept)]
     for field, said in (("id", "field id is no text"), ("body", "has no field body")):
         with pytest.raises(ValueError, match=f"^data.train: some/text.* {said}: set data.text_field to one of text$"):
-            read_texts(changed(hub, text_field=field), "train")
+            read_documents(changed(hub, text_field=field), "train")
     with pytest.raises(ValueError, match="data.name=no/such with split .* does not load .no such data set.: correct"):
-        read_texts(changed(hub, name="no/such"), "train")
+        read_documents(changed(hub, name="no/such"), "train")
     with pytest.raises(ValueError, match="data.train names 2 hub splits: name one"):
         prepare(changed(hub, train=("train", "test")))
 

@@ -14,8 +14,8 @@ import pytest
 
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import prepare
-from imdm_dist.data.text import say_repeated, source_identity
-from imdm_dist.data.texts import first_look
+from imdm_dist.data.corpus import say_repeated, source_identity
+from imdm_dist.data.split_documents import first_look
 from imdm_dist.data.tokenizer import train_bpe
 from tests.data.test_text_files import config_of, json_lines, texts_of, write_parquet
 

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from imdm_dist.config.data import DataConfig
+from imdm_dist.data.corpus import resolve_files, source_identity
 from imdm_dist.data.prompts import read_prompts
-from imdm_dist.data.text import resolve_files, source_identity
+from imdm_dist.data.split_documents import read_documents, text_batches
 from imdm_dist.data.text_file import TextFile, kind_of
-from imdm_dist.data.texts import read_texts, text_batches
 from imdm_dist.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from imdm_dist.files import read_json, refuse_lfs_pointers
 
@@ -37,7 +37,7 @@ def config_of(folder: Path, *train: str, **settings: object) -> DataConfig:
 
 def texts_of(config: DataConfig, split: str = "train") -> list[str]:
     """The documents, as the packing gets them."""
-    return [text for batch in text_batches(read_texts(config, split), config, "") for text in batch]  # type: ignore[arg-type]
+    return [text for batch in text_batches(read_documents(config, split), config, "") for text in batch]  # type: ignore[arg-type]
 
 
 def json_lines(texts: list[str], **more: object) -> bytes:
@@ -331,7 +331,7 @@ def test_marks_are_dropped_and_lines_end_alike_wherever_text_is_read(tmp_path: P
 def test_position_reaches_the_size_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(os.urandom(60_000).hex(" ").replace(" ", "\n").encode()))
     write_parquet(tmp_path / "b.parquet", text=["text"] * 3000)
-    texts = read_texts(config_of(tmp_path, "a.txt.gz", "b.parquet"), "train")
+    texts = read_documents(config_of(tmp_path, "a.txt.gz", "b.parquet"), "train")
     seen = []
     for _ in texts:
         seen.append(texts.position)
@@ -366,7 +366,7 @@ def test_rows_without_text_are_counted_and_reported(tmp_path: Path, capsys: pyte
     (tmp_path / "h.parquet").write_bytes(b"")
     (tmp_path / "i.txt.gz").write_bytes(gzip.compress(b""))
     config = config_of(tmp_path, "*.*")
-    texts = read_texts(config, "train")
+    texts = read_documents(config, "train")
     assert [text for batch in text_batches(texts, config, "") for text in batch] == TEXTS * 2
     assert texts.without == {"a.jsonl": 30, "b.jsonl": 6, "c.parquet": 2, "d.parquet": 2, "e.parquet": 2}
     texts.say()

@@ -20,9 +20,9 @@ from imdm_dist.data.tokenizer import train_bpe
 from imdm_dist.evaluation.causal_lm import load_causal_lm, train_evaluator
 from imdm_dist.evaluation.evaluate import Candidate, evaluate
 from imdm_dist.evaluation.gen_ppl import generative_perplexity, generative_perplexity_of_sequences
+from imdm_dist.evaluation.held_out_perplexity import perplexities
+from imdm_dist.evaluation.kneser_ney import TrigramModel
 from imdm_dist.evaluation.metrics import trigram, valid_ppl
-from imdm_dist.evaluation.ngram import TrigramModel
-from imdm_dist.evaluation.perplexity import perplexities
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.files import read_json
 from imdm_dist.model.dit import DitConfig

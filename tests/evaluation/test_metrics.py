@@ -17,7 +17,7 @@ from imdm_dist.evaluation.metrics import copied
 from imdm_dist.evaluation.metrics.copied import Copied, copied_ngrams
 from imdm_dist.evaluation.metrics.distinct import Distinct, distinct_n
 from imdm_dist.evaluation.metrics.entropy import Entropy, sample_entropy
-from imdm_dist.evaluation.rows import ngram_hashes
+from imdm_dist.evaluation.token_rows import ngram_hashes
 from tests.small import small_model
 
 

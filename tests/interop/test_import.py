@@ -24,7 +24,7 @@ from imdm_dist.interop.naming import own_name
 from imdm_dist.interop.source import Source
 from imdm_dist.model import build_backbone
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.model.dit.published import deduce
+from imdm_dist.model.dit.public_checkpoints import deduce
 from imdm_dist.model.dit.settings import MODEL_SIZES
 from tests.commands.test_tools import call
 from tests.published_dit import PublishedDiT

@@ -13,8 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.diffusion.schedule import EPSILON
-from imdm_dist.evaluation.ngram import TrigramModel
-from imdm_dist.evaluation.perplexity import perplexities
+from imdm_dist.evaluation.held_out_perplexity import perplexities
+from imdm_dist.evaluation.kneser_ney import TrigramModel
 from imdm_dist.objectives.batch import build_batch
 from imdm_dist.objectives.nelbo import nelbo
 from imdm_dist.objectives.validation import validation_figures, validation_sums

@@ -15,7 +15,7 @@ from imdm_dist.config.data import DataConfig
 from imdm_dist.coupling import discard_damaged, verify
 from imdm_dist.coupling.manifest import read_manifest
 from imdm_dist.coupling.progress import coupling_progress
-from imdm_dist.data.tokens import Tokens, tokens_of
+from imdm_dist.data.row_format import RowFormat, row_format
 from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.plan import CouplingPlan, plan_coupling
 from imdm_dist.planning.plan_text import duration
@@ -56,14 +56,14 @@ class Coupling(Stage):
     def record(self, stages: Mapping[str, Stage], checks: Checks) -> ModelRecord | None:
         return stages[self.teacher].record(stages, checks)
 
-    def input_problems(self, rows: Tokens | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
         checks.look_up(self.name, SOURCES.get, self.config.coupling.source)
         teacher = self.record(stages, checks)
         if teacher and rows and self.config.coupling.kind == "perturbed":  # the other kind reads no text
             if problem := teacher.tokens.unlike(rows):
                 yield f"the teacher, stage {self.teacher}, {problem}"
 
-    def written_bytes(self, rows: Tokens) -> float:
+    def written_bytes(self, rows: RowFormat) -> float:
         return plan_coupling(self.config, Hardware(), ids_of(rows)).file_bytes
 
     def plan(self, stages: Mapping[str, Stage], hardware: Hardware, vocab_size: int | None) -> CouplingPlan:
@@ -83,8 +83,8 @@ def coupling_problems(config: Config, learned: DataConfig, teacher: str | None, 
     def check_teacher() -> None:
         given = given_model(Path(teacher), "--teacher", config.coupling.weights) if teacher else None
         if config.coupling.kind == "perturbed":
-            theirs = given.tokens if given else tokens_of(learned)
-            if problem := theirs.unlike(tokens_of(config.data)):
+            theirs = given.tokens if given else row_format(learned)
+            if problem := theirs.unlike(row_format(config.data)):
                 raise ValueError(f"the teacher {problem}")
 
     needed = plan_coupling(config, Hardware(), vocab_size=2).file_bytes  # of any vocabulary

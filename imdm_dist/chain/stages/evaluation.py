@@ -14,7 +14,7 @@ from imdm_dist.chain.stage import Stage, input_of
 from imdm_dist.config import Config
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import prepare
-from imdm_dist.data.tokens import Tokens
+from imdm_dist.data.row_format import RowFormat
 from imdm_dist.error_boundary import in_a_line
 from imdm_dist.problems import refuse
 from imdm_dist.registry import METRICS, SOURCES
@@ -50,7 +50,7 @@ class Evaluation(Stage):
         evaluator = folders.get(self.evaluator, Path(self.evaluator)) if self.evaluator else None
         evaluate(self.config, prepare(self.config.data), candidates, evaluator, folders[self.name])
 
-    def input_problems(self, rows: Tokens | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
         for metric in self.config.evaluation.metrics:
             checks.look_up(self.name, METRICS.get, metric)
         checks.look_up(self.name, SOURCES.get, self.config.evaluation.source)
@@ -67,13 +67,13 @@ class Evaluation(Stage):
             for problem in checks.look_up(self.name, evaluator_problems, self.evaluator, rows) or ():
                 yield f"{problem} ({self.name}/evaluator=PATH)"
 
-    def written_bytes(self, rows: Tokens) -> float:
+    def written_bytes(self, rows: RowFormat) -> float:
         table = self.config.evaluation
         samples = len(self.models) * len(table.steps) * len(table.seeds) * table.samples
         return float(samples * rows.length * ID_BYTES)
 
 
-def evaluator_problems(name: str, rows: Tokens | None) -> list[str]:
+def evaluator_problems(name: str, rows: RowFormat | None) -> list[str]:
     """What keeps an evaluator that is a folder or a hub name from scoring rows; those of None may be any."""
     from imdm_dist.evaluation.evaluator_files import find_evaluator  # seconds to import
 

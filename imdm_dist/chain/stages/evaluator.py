@@ -9,7 +9,7 @@ from pathlib import Path
 from imdm_dist.chain.checks import ids_of
 from imdm_dist.chain.stage import Stage
 from imdm_dist.data import prepare
-from imdm_dist.data.tokens import Tokens
+from imdm_dist.data.row_format import RowFormat
 from imdm_dist.device import default_device
 
 WEIGHT_BYTES = 4
@@ -31,6 +31,6 @@ class Evaluator(Stage):
         autocast = config.engine.precision != "fp32"
         train_evaluator(config.evaluator, data.train, data.valid, folders[self.name], default_device(), autocast)
 
-    def written_bytes(self, rows: Tokens) -> float:
+    def written_bytes(self, rows: RowFormat) -> float:
         model, width = self.config.evaluator, self.config.evaluator.hidden_dim
         return float(WEIGHT_BYTES * (12 * model.n_blocks * width**2 + ids_of(rows) * width))

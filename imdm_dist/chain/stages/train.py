@@ -15,7 +15,7 @@ from imdm_dist.checkpoint.format import STATE_BYTES
 from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
 from imdm_dist.checkpoint.retain import discard_broken
 from imdm_dist.config import Config, InputsConfig
-from imdm_dist.data.tokens import Tokens
+from imdm_dist.data.row_format import RowFormat
 from imdm_dist.device import default_device
 from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.files import hash_json
@@ -87,7 +87,7 @@ class Train(Stage):
         loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
         return StageProgress(f"step {beat.step:,} of {beat.last:,}{loss}", left, silent)
 
-    def input_problems(self, rows: Tokens | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
         if self.init and (init := stages[self.init].record(stages, checks)) and rows:
             what = f"model of stage {self.init}" if stages[self.init].made else "given model"
             for problem in misfits(init, self.config, rows):
@@ -96,17 +96,19 @@ class Train(Stage):
             if unlike := coupling_misfit(pairs.tokens, rows):
                 yield f"the coupling of stage {self.coupling} {unlike}"
 
-    def check_machines(self, rows: Tokens | None, world: int, in_job: bool, checks: Checks) -> None:
+    def check_machines(self, rows: RowFormat | None, world: int, in_job: bool, checks: Checks) -> None:
         check_training(self.name, self.config, rows, world or self.config.resources.world, in_job, checks)
 
-    def written_bytes(self, rows: Tokens) -> float:
+    def written_bytes(self, rows: RowFormat) -> float:
         return checkpoint_bytes(self.config, rows)
 
     def plan(self, stages: Mapping[str, Stage], hardware: Hardware, vocab_size: int | None) -> Plan:
         return build_plan(self.config, hardware, vocab_size)
 
 
-def check_training(stage: str, config: Config, rows: Tokens | None, world: int, in_job: bool, checks: Checks) -> None:
+def check_training(
+    stage: str, config: Config, rows: RowFormat | None, world: int, in_job: bool, checks: Checks
+) -> None:
     """Check a run's steps, divisions and memory."""
     checks.look_up(stage, total_steps, config)
     checks.look_up(stage, engine_of, config.engine)
@@ -128,7 +130,7 @@ def _check_memory(config: Config, vocabulary: int, world: int, in_job: bool) -> 
         )
 
 
-def checkpoint_bytes(config: Config, rows: Tokens) -> float:
+def checkpoint_bytes(config: Config, rows: RowFormat) -> float:
     """Bytes of the checkpoints that a run keeps."""
     whole = count_parameters(config.model, ids_of(rows)).total
     return float(whole * STATE_BYTES * (config.train.keep_last + 1))

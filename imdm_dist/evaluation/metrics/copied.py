@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from imdm_dist.evaluation.metric import Column, Figures, Metric, Sampled
-from imdm_dist.evaluation.rows import Rows, as_array, ngram_hashes
+from imdm_dist.evaluation.token_rows import Rows, as_array, ngram_hashes
 
 _CHUNK_TOKENS = 2**22
 

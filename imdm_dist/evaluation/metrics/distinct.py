@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from imdm_dist.evaluation.metric import Column, Figures, Metric, Sampled
-from imdm_dist.evaluation.rows import Rows, ngram_hashes
+from imdm_dist.evaluation.token_rows import Rows, ngram_hashes
 
 ORDERS = (1, 2, 3)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from imdm_dist.evaluation.held_out_perplexity import perplexities
 from imdm_dist.evaluation.metric import Figures, Subject
 from imdm_dist.evaluation.metrics.valid_ppl import OnValidationRows
-from imdm_dist.evaluation.perplexity import perplexities
 
 
 class Evaluator(OnValidationRows):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from imdm_dist.evaluation.held_out_perplexity import perplexities
+from imdm_dist.evaluation.kneser_ney import TrigramModel
 from imdm_dist.evaluation.metric import Figures
 from imdm_dist.evaluation.metrics.valid_ppl import OnValidationRows
-from imdm_dist.evaluation.ngram import TrigramModel
-from imdm_dist.evaluation.perplexity import perplexities
 
 MAX_TOKENS = 50_000_000
 """Tokens that fit in memory as counted trigrams."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from imdm_dist.evaluation.held_out_perplexity import perplexities
 from imdm_dist.evaluation.metric import Column, Figures, Metric, Subject
-from imdm_dist.evaluation.perplexity import perplexities
 from imdm_dist.model import Backbone
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from imdm_dist.model.backbone import Backbone
 from imdm_dist.model.dit.cuts import CUTS
-from imdm_dist.model.dit.published import MASK, PUBLISHED
+from imdm_dist.model.dit.public_checkpoints import MASK, PUBLISHED
 from imdm_dist.model.dit.rotary import Rotary, rotate
 from imdm_dist.model.dit.settings import DitConfig
 from imdm_dist.model.layers import LayerNorm, attention

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imdm_dist.config.model import ModelConfig
-from imdm_dist.config.require import require
-from imdm_dist.config.setting import setting
+from imdm_dist.config.setting import require, setting
 
 MODEL_SIZES: dict[str, tuple[int, int, int]] = {
     # name: (hidden_dim, n_blocks, n_heads), the sizes of public MDLM and SDTT checkpoints

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from imdm_dist.checkpoint.format import Piece
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import require
 from imdm_dist.config.training import EngineConfig, OptimizerConfig
 from imdm_dist.model import Backbone
 from imdm_dist.parallel.topology import Topology

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.config import CouplingConfig, EvaluationConfig, identifying_settings
-from imdm_dist.config.names import NoisePolicy
+from imdm_dist.config.setting import NoisePolicy
+from imdm_dist.diffusion.draw_source import CounterSource
 from imdm_dist.diffusion.sampler import sample
-from imdm_dist.diffusion.source import CounterSource
 from imdm_dist.draws import Purpose
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.model import MaskedRows, Vocabulary

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imdm_dist.evaluation.rows import Rows, as_array
+from imdm_dist.evaluation.token_rows import Rows, as_array
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class TrigramModel:
     def nll(self, rows_ML: Rows) -> np.ndarray:
         """Negative log-likelihood of every token given those before it in its row, nats, float64 [M, L].
 
-        Forced tokens are among them, and a trigram does not know that a row ends: see `evaluation.perplexity`.
+        Forced tokens are among them, and a trigram does not know that a row ends: see `evaluation.held_out_perplexity`.
         """
         trigrams = _trigrams(rows_ML, self.vocab_size)
         return -np.log(self.probabilities(trigrams)).reshape(as_array(rows_ML).shape)

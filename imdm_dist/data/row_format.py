@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imdm_dist.config.data import DataConfig
+from imdm_dist.data.corpus import data_root
 from imdm_dist.data.prepare import NotPreparedError, prepare
-from imdm_dist.data.text import data_root
 from imdm_dist.data.tokenizer import load_tokenizer
 
 SYNTHETIC = "synthetic"
@@ -14,7 +14,7 @@ SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
-class Tokens:
+class RowFormat:
     """The tokens that rows consist of."""
 
     name: str
@@ -29,7 +29,7 @@ class Tokens:
     tokenizer: str | None = None
     """Fingerprint; None for the synthetic language."""
 
-    def unlike(self, ours: Tokens, length: bool = True) -> str | None:
+    def unlike(self, ours: RowFormat, length: bool = True) -> str | None:
         """What these have that `ours`, the data's, have not, with the remedy; None if they are alike or may still be.
 
         Args:
@@ -64,7 +64,7 @@ class Tokens:
         return "; it ".join(words) or None
 
 
-def tokens_of(config: DataConfig) -> Tokens:
+def row_format(config: DataConfig) -> RowFormat:
     """The tokens that these settings lead to; nothing is built.
 
     Raises:
@@ -74,9 +74,9 @@ def tokens_of(config: DataConfig) -> Tokens:
         data = prepare(config, may_build=False)
     except NotPreparedError:
         if config.source == SYNTHETIC:
-            return Tokens(SYNTHETIC, 2, 3)
+            return RowFormat(SYNTHETIC, 2, 3)
         if config.tokenizer == "embedded":
-            return Tokens(config.tokenizer, config.length, config.bpe_size + 1)
+            return RowFormat(config.tokenizer, config.length, config.bpe_size + 1)
         loaded = load_tokenizer(config.tokenizer, data_root(config)[0])
         return _known(config, config.length, loaded.vocab_size, loaded.mask_id, loaded.fingerprint)
     train = data.train
@@ -84,7 +84,7 @@ def tokens_of(config: DataConfig) -> Tokens:
     return _known(config, train.length, train.vocab_size, train.mask_id, fingerprint)
 
 
-def _known(config: DataConfig, length: int, vocab_size: int, mask_id: int, tokenizer: str | None) -> Tokens:
+def _known(config: DataConfig, length: int, vocab_size: int, mask_id: int, tokenizer: str | None) -> RowFormat:
     name = SYNTHETIC if config.source == SYNTHETIC else config.tokenizer
     most = config.bpe_size + 1 if name == "embedded" else vocab_size
-    return Tokens(name, length, most, vocab_size, mask_id, tokenizer)
+    return RowFormat(name, length, most, vocab_size, mask_id, tokenizer)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imdm_dist.config.require import require
+from imdm_dist.config.setting import require
 from imdm_dist.model.dit.rotary import frequencies
 from imdm_dist.model.dit.settings import MODEL_SIZES
 from imdm_dist.model.mask_embedding import deduce_mask
-from imdm_dist.model.public_format import Deduced, Described, PublicFormat
+from imdm_dist.model.public_checkpoints import Deduced, Described, PublicFormat
 
 MASK = "vocab_embed.imdm_mlp"
 """Name of the noise MLP in IMDM's checkpoints."""

@@ -24,7 +24,7 @@ def even_batch(time_B: Tensor, length: int, vocab_size: int) -> MaskedBatch:
     return build_batch(clean_BL, masked_BL, time_B, seed_B, seed_B, vocab_size - 1, max(1.0, float(masked_BL.sum())))
 
 
-def rehearse(model: Backbone, loss: Callable[[Backbone], Tensor], note: Callable[[str, Tensor], Any]) -> None:
+def dry_run(model: Backbone, loss: Callable[[Backbone], Tensor], note: Callable[[str, Tensor], Any]) -> None:
     """Compute a loss and its gradients.
 
     Args:

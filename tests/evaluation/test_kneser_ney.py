@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from imdm_dist.evaluation.ngram import TrigramModel
+from imdm_dist.evaluation.kneser_ney import TrigramModel
 
 VOCAB = 6  # five tokens and a mask, id 5
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from imdm_dist.data import TokenFile
 from imdm_dist.evaluation.gen_ppl import as_rows, nll
-from imdm_dist.evaluation.ngram import TrigramModel
+from imdm_dist.evaluation.kneser_ney import TrigramModel
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.validation import validation_figures, validation_sums
 from imdm_dist.perplexity import Perplexities, Perplexity

@@ -14,9 +14,9 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from imdm_dist.config.data import DataConfig
-from imdm_dist.data import detokenize, documents
+from imdm_dist.data import detokenize, file_documents
+from imdm_dist.data.corpus import Split, hub_split, names_of, resolve_files, shown, some_of
 from imdm_dist.data.embedded import read_embedded
-from imdm_dist.data.text import Split, hub_split, names_of, resolve_files, shown, some_of
 from imdm_dist.data.text_file import TextFile, drop_mark, first_line, kind_of, split_lines
 
 _BATCH_CHARACTERS = 2**22
@@ -26,14 +26,14 @@ _NAMED = 3
 
 
 @dataclass
-class Texts:
+class SplitDocuments:
     """The documents of a split, read as they are asked for, with where each stands and what holds no text.
 
     Iterating gives a string for each document, in order. Blank lines of a text file are given too, as empty strings
     are: what uses the documents leaves them out. Rows without text are counted, and given as empty strings.
     """
 
-    rows: Callable[[Texts], Iterator[str | None]]
+    rows: Callable[[SplitDocuments], Iterator[str | None]]
     """Gives the documents and sets `place` and `position` as it goes."""
     total: int
     """What `position` will be at the end."""
@@ -111,7 +111,7 @@ def _is_valid(text: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:8]) < share * 2**64
 
 
-def read_texts(config: DataConfig, split: Split, cache_dir: Path | None = None) -> Texts:
+def read_documents(config: DataConfig, split: Split, cache_dir: Path | None = None) -> SplitDocuments:
     """The documents of a split.
 
     Args:
@@ -131,29 +131,31 @@ def read_texts(config: DataConfig, split: Split, cache_dir: Path | None = None) 
     if config.source == "embedded":
         corpus = read_embedded(split)
         label = "the embedded English"
-        return Texts(lambda texts: _counted(texts, corpus, label), len(corpus), "docs", setting, label)
+        return SplitDocuments(lambda texts: _counted(texts, corpus, label), len(corpus), "docs", setting, label)
     if config.source == "hub":
         table = _hub_table(config, split, str(cache_dir or Path(config.cache) / "datasets"))
         column = (one for some in table.iter(batch_size=_BATCH_ROWS) for one in some["text"])
         origin = f"{setting} ({hub_split(config, split)} of {config.name})"
-        return Texts(
+        return SplitDocuments(
             lambda texts: _counted(texts, column, config.name), len(table), "docs", setting, origin, share, is_valid
         )
     assert config.source == "files"
     files = resolve_files(config, split)
     size = sum(path.stat().st_size for path in files)
     origin = f"{setting} ({some_of([shown(config, path) for path in files])})"
-    return Texts(lambda texts: _read_files(texts, files, config, setting), size, "B", setting, origin, share, is_valid)
+    return SplitDocuments(
+        lambda texts: _read_files(texts, files, config, setting), size, "B", setting, origin, share, is_valid
+    )
 
 
-def _counted(texts: Texts, some: Iterable[str | None], label: str) -> Iterator[str | None]:
+def _counted(texts: SplitDocuments, some: Iterable[str | None], label: str) -> Iterator[str | None]:
     texts.label = label
     for number, text in enumerate(some, 1):
         texts.place, texts.position = f"{label}, row {number}", number
         yield text if text and text.strip() else None
 
 
-def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting: str) -> Iterator[str | None]:
+def _read_files(texts: SplitDocuments, files: Sequence[Path], config: DataConfig, setting: str) -> Iterator[str | None]:
     """The documents of files.
 
     Raises:
@@ -172,7 +174,7 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
                     yield row
                     continue
                 try:
-                    value = documents.value_of(row, config.text_field)
+                    value = file_documents.value_of(row, config.text_field)
                 except KeyError:
                     if not found:
                         lacking = lacking or texts.label
@@ -182,7 +184,7 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
                 found = True
                 if value is not None and not isinstance(value, str):
                     raise ValueError(
-                        f"{texts.place}: field {config.text_field} is no text{documents.instead(_strings(row))}"
+                        f"{texts.place}: field {config.text_field} is no text{file_documents.instead(_strings(row))}"
                     )
                 yield value if value and value.strip() else None
         except ValueError as error:
@@ -191,29 +193,29 @@ def _read_files(texts: Texts, files: Sequence[Path], config: DataConfig, setting
     if lacking and not found:
         raise ValueError(
             f"{setting}: {some_of([shown(config, path) for path in files])} has no field {config.text_field}"
-            f"{documents.instead(offered)}"
+            f"{file_documents.instead(offered)}"
         )
 
 
 def _strings(row: dict[str, Any]) -> list[str]:
     """The fields of an object that data.text_field could name."""
-    return [name for name in documents.field_names(row) if isinstance(documents.value_of(row, name), str)]
+    return [name for name in file_documents.field_names(row) if isinstance(file_documents.value_of(row, name), str)]
 
 
 def _rows(file: TextFile, kind: str, config: DataConfig) -> Iterator[tuple[int, Any]]:
     if kind == "text":
-        return documents.texts(file, config.document)
-    return documents.objects(file) if kind == "json" else documents.rows(file, config.text_field)
+        return file_documents.texts(file, config.document)
+    return file_documents.objects(file) if kind == "json" else file_documents.rows(file, config.text_field)
 
 
 def first_look(config: DataConfig) -> None:
     """What can be told of the text before a BPE is trained on it; lines that look hard-wrapped are said on stderr.
 
     Raises:
-        ValueError: as `read_texts`, or a split holds no text.
+        ValueError: as `read_documents`, or a split holds no text.
     """
     for split in get_args(Split):
-        texts = read_texts(config, split)
+        texts = read_documents(config, split)
         for text in tqdm(texts, desc=f"{texts.name}: looking for text", unit=" documents", delay=1):
             if text.strip():
                 break
@@ -226,7 +228,7 @@ def first_look(config: DataConfig) -> None:
 
 def _warn_of_wrapping(file: TextFile, config: DataConfig) -> bool:
     try:
-        width = documents.wrapped_at(file)
+        width = file_documents.wrapped_at(file)
     except ValueError:  # which is said, with its place, when all of it is read
         return False
     if width:
@@ -262,9 +264,9 @@ def _text_column(table: Any, config: DataConfig, label: str) -> Any:
     if column not in table.column_names:
         table = table.flatten()  # structs become columns of dotted names
     if column not in table.column_names:
-        raise ValueError(f"{label} has no field {column}{documents.instead(_text_columns(table))}")
+        raise ValueError(f"{label} has no field {column}{file_documents.instead(_text_columns(table))}")
     if column not in _text_columns(table):
-        raise ValueError(f"{label}: field {column} is no text{documents.instead(_text_columns(table.flatten()))}")
+        raise ValueError(f"{label}: field {column} is no text{file_documents.instead(_text_columns(table.flatten()))}")
     table = table.select_columns([column])
     if column != "text":
         table = table.rename_column(column, "text")
@@ -276,7 +278,7 @@ def _text_columns(table: Any) -> list[str]:
 
 
 def text_batches(
-    texts: Texts, config: DataConfig, label: str, look: Callable[[str, str], None] | None = None
+    texts: SplitDocuments, config: DataConfig, label: str, look: Callable[[str, str], None] | None = None
 ) -> Iterator[list[str]]:
     """The texts to tokenize, a few megabytes at a time, with a progress bar on stderr.
 

@@ -19,7 +19,7 @@ _DRAWN_TOGETHER = 2**13
 _PIECE = 2**16
 
 
-class Order:
+class RowOrder:
     """Row indices by global sample index.
 
     Args:

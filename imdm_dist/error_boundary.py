@@ -77,7 +77,8 @@ def _tell(interrupt: KeyboardInterrupt) -> None:
 
 def _end_amid_imports(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not isinstance(error, KeyboardInterrupt):
-        return _hook(kind, error, trace)
+        _hook(kind, error, trace)
+        return
     _tell(error)
     os._exit(EXIT_INTERRUPTED)
 

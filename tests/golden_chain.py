@@ -103,8 +103,8 @@ def run(folder: Path) -> Iterator[tuple[str, str]]:
     teacher = next((runs / "whole").glob("teacher-*"))
     given = json.loads((teacher / "config.json").read_text())["config"]
     (folder / "train.yaml").write_text(json.dumps({k: v for k, v in given.items() if k in ("data", "model")}))
-    settings = ["train.steps=5", "train.global_batch=8", "engine.zero_stage=1", "optimizer.warmup_steps=2"]
-    _tool(["tools/train.py", str(runs / "run" / "moments"), "--config", str(folder / "train.yaml"), *settings])
+    given_too = ["train.steps=5", "train.global_batch=8", "engine.zero_stage=1", "optimizer.warmup_steps=2"]
+    _tool(["tools/train.py", str(runs / "run" / "moments"), "--config", str(folder / "train.yaml"), *given_too])
     for path in sorted(runs.rglob("*")):
         stage = path.relative_to(runs).parts[1].partition("-")[0] if len(path.relative_to(runs).parts) > 1 else ""
         name = f"{path.relative_to(runs).parts[0]}/{stage}/{path.name}"

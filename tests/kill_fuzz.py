@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -50,7 +51,9 @@ def work(place: Place, config: Config, folder: str) -> None:
     train(config, folder, place)
 
 
-def launch(context: ForkServerContext, config: Config, folder: Path, world: int, meeting: Path) -> list[BaseProcess]:
+def launch(
+    context: ForkServerContext, config: Config, folder: Path, world: int, meeting: Path
+) -> Sequence[BaseProcess]:
     """Start all ranks."""
     meeting.unlink(missing_ok=True)
     places = [Place(rank, world, rank, f"file://{meeting}" if world > 1 else "") for rank in range(world)]
@@ -60,7 +63,7 @@ def launch(context: ForkServerContext, config: Config, folder: Path, world: int,
     return processes
 
 
-def wait_until_training(folder: Path, processes: list[BaseProcess]) -> None:
+def wait_until_training(folder: Path, processes: Sequence[BaseProcess]) -> None:
     """Wait until a run that was just started opens its metrics, which is the last thing before its first step."""
     metrics = folder / "metrics.jsonl"
     before = metrics.stat().st_ino if metrics.exists() else 0
@@ -93,7 +96,8 @@ def main() -> None:
 
     to_the_end(home / "whole")
     whole = curve(home / "whole")
-    kills, runs, during = 0, 0, Counter()
+    kills, runs = 0, 0
+    during: Counter[str] = Counter()
     while kills < arguments.kills:
         folder, before = home / f"run{runs}", 0
         while kills < arguments.kills:

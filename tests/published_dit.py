@@ -33,6 +33,8 @@ class Scale(nn.Module):
 
 
 class Rotary(nn.Module):
+    inv_freq: Tensor
+
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         self.register_buffer("inv_freq", torch.pow(10000.0, -torch.arange(0, head_dim, 2).float() / head_dim))
@@ -54,7 +56,8 @@ class Sigma(nn.Module):
         half = FREQUENCIES // 2
         frequency = torch.pow(10000.0, -torch.arange(half).float() / half)
         angle = sigma_B[:, None] * frequency
-        return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1))
+        cond: Tensor = self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1))
+        return cond
 
 
 class Vocabulary(nn.Module):
@@ -88,7 +91,8 @@ class Block(nn.Module):
         mixed = torch.einsum("bhlm,bhme->blhe", torch.softmax(score, -1), v).reshape(batch, length, dim)
         x = x + gate * self.attn_out(mixed)
         y = centred(x) * self.norm2.weight * (1 + b2) + a2
-        return x + gate2 * self.mlp[2](tanh_gelu(self.mlp[0](y)))
+        out: Tensor = x + gate2 * self.mlp[2](tanh_gelu(self.mlp[0](y)))
+        return out
 
 
 class Output(nn.Module):
@@ -100,7 +104,8 @@ class Output(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         a, b = (part.unsqueeze(1) for part in self.adaLN_modulation(c).chunk(2, dim=1))
-        return self.linear(centred(x) * self.norm_final.weight * (1 + b) + a)
+        logits: Tensor = self.linear(centred(x) * self.norm_final.weight * (1 + b) + a)
+        return logits
 
 
 class PublishedDiT(nn.Module):
@@ -133,9 +138,10 @@ class PublishedDiT(nn.Module):
     def forward(self, x_BL: Tensor, noise_BLK: Tensor | None = None, masked_BL: Tensor | None = None) -> Tensor:
         """Logits [B, L, V] of models without time: the noise level is 0 for all."""
         h = self.vocab_embed.embedding[x_BL]
-        if noise_BLK is not None:
+        if noise_BLK is not None and masked_BL is not None:
             h = h + masked_BL[..., None] * self.vocab_embed.imdm_mlp(noise_BLK)
         c = nn.functional.silu(self.sigma_map(torch.zeros(len(x_BL))))
         for block in self.blocks:
             h = block(h, c, self.rotary_emb, self.heads, self.cap)
-        return self.output_layer(h, c)
+        logits: Tensor = self.output_layer(h, c)
+        return logits

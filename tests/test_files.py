@@ -50,7 +50,7 @@ def content(folder: Path) -> str:
 
 def kill_at_every_call(folder: Path) -> list[Path]:
     """Copies of a folder in the making, one for each call at which the process that replaces it is killed."""
-    homes = []
+    homes: list[Path] = []
     while True:
         home = folder / str(len(homes))
         fill(home / "lm", "old")

@@ -40,4 +40,4 @@ def philox4x32(
         )
         k0 = (k0 + _WEYL[0]) & WORD
         k1 = (k1 + _WEYL[1]) & WORD
-    return tuple(torch.broadcast_tensors(c0, c1, c2, c3))  # type: ignore[return-value]
+    return tuple(torch.broadcast_tensors(c0, c1, c2, c3))

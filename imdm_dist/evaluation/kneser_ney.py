@@ -95,7 +95,7 @@ class TrigramModel:
             chance_Q = order.interpolate(trigrams_Q % base**n, base, chance_Q)
         return chance_Q
 
-    def pack(self, first: np.ndarray, second: np.ndarray, token: np.ndarray) -> np.ndarray:
+    def pack(self, first: np.ndarray | int, second: np.ndarray | int, token: np.ndarray) -> np.ndarray:
         """Trigrams as int64; `vocab_size` as first or second token stands for the start of a row."""
         base = self.vocab_size + 1
         return (np.asarray(first, dtype=np.int64) * base + second) * base + token

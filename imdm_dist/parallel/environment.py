@@ -47,7 +47,7 @@ class Place:
                 backend, init_method=self.init_method, rank=self.rank, world_size=self.world, timeout=TIMEOUT
             )
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def place_of_this_process() -> Place:

@@ -38,7 +38,7 @@ T = TypeVar("T")
 class FailureWatch:
     """Looks out for failures of other ranks."""
 
-    def __init__(self, topology: Topology, store: dist.Store) -> None:
+    def __init__(self, topology: Topology, store: dist.Store) -> None:  # type: ignore[name-defined]
         self.topology, self.store = topology, store
         self.on_hang: Callable[[], None] | None = None
         """Called in this thread when another rank says that no step ends any more; does not return."""

@@ -55,7 +55,7 @@ class SplitVocabulary(Vocabulary):
 
     def log_softmax(self, logits_RV: Tensor) -> Tensor:
         """See `Vocabulary`."""
-        return _SplitLogSoftmax.apply(logits_RV.float(), self.group)
+        return _SplitLogSoftmax.apply(logits_RV.float(), self.group)  # type: ignore[no-untyped-call]
 
     def sum(self, part: Tensor) -> Tensor:
         """See `Vocabulary`."""

@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 class _Column(ColumnParallelLinear):
     """Columns of the output are divided; what comes out is this rank's."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu"):  # the library's own product knows autocast on GPUs alone
             return F.linear(copy_to_tensor_model_parallel_region(x, group=self.tp_group), self.weight, self.bias)
         return super().forward(x)[0]
@@ -40,7 +40,7 @@ class _Column(ColumnParallelLinear):
 class _Row(RowParallelLinear):
     """Columns of the input are divided; what comes out is the sum over ranks."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu"):
             total = reduce_from_tensor_model_parallel_region(F.linear(x, self.weight), group=self.tp_group)
             return total if self.bias is None else total + self.bias

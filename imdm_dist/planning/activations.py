@@ -144,7 +144,7 @@ class _Ledger(TorchDispatchMode):
     """
 
     def __init__(self, weights: list[nn.Parameter], bool_masks: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bool_masks = bool_masks
         self.held = Held(0, 0)
         self._changes: list[tuple[int, Held]] = []  # number of a storage, and what it adds

@@ -111,7 +111,7 @@ def worst_masked_share(config: Config, micro_batch: int) -> float:
     perturbed coupling are those of its pairs, independent: three standard deviations of their mean are taken.
     """
     if not objective_of(config.objective).costs(config).stratified:
-        return min(1.0, 0.5 + 3 * (1 / 12 / micro_batch) ** 0.5)
+        return min(1.0, 0.5 + 3 * float((1 / 12 / micro_batch) ** 0.5))
     batch = config.train.global_batch
     return float((strata(batch).double() + 0.5).view(-1, micro_batch).mean(dim=1).max()) / batch
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,14 +24,14 @@ METRICS = [*EvaluationConfig().metrics, "trigram"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("chain")
     (home / "text.txt").write_text("".join(f"row {i} says {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(200)))
     (home / "chain.yaml").write_text(yaml.safe_dump(chain(home), sort_keys=False))
     return home
 
 
-def chain(home):
+def chain(home: Path) -> dict[str, Any]:
     text = [str(home / "text.txt")]
     data = {"source": "files", "train": text, "valid": text, "bpe_size": 300, "length": 12, "cache": str(home / "data")}
     infinite = {"model": {"mask": {"kind": "infinite"}}}
@@ -77,12 +78,12 @@ def chain(home):
     }
 
 
-def run(home, *overrides):
+def run(home: Path, *overrides: str) -> dict[str, Path]:
     return run_chain(load_chain(home / "chain.yaml", overrides), home / "runs", workers=1)
 
 
 @pytest.fixture(scope="module")
-def folders(home):
+def folders(home: Path) -> dict[str, Path]:
     return run(home)
 
 
@@ -90,11 +91,11 @@ NOTES = ("chain.json", "overrides.json")
 """What the last run was asked for, and where its results are."""
 
 
-def stamps(folder):
+def stamps(folder: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in NOTES}
 
 
-def test_the_chain_ends_in_a_table(folders):
+def test_the_chain_ends_in_a_table(folders: dict[str, Path]) -> None:
     result = json.loads((folders["table"] / "result.json").read_text())
     assert [(r["model"], r["steps"], r["seeds"]) for r in result["records"]] == [
         ("MDLM", 2, [1, 2]),
@@ -114,13 +115,13 @@ def test_the_chain_ends_in_a_table(folders):
     assert "Gen. PPL" in (folders["table"] / "table.md").read_text()
 
 
-def test_a_second_run_does_nothing(home, folders):
+def test_a_second_run_does_nothing(home: Path, folders: dict[str, Path]) -> None:
     before = stamps(home / "runs")
     assert run(home) == folders
     assert stamps(home / "runs") == before
 
 
-def test_a_part_of_a_chain_is_made(home, folders, tmp_path):
+def test_a_part_of_a_chain_is_made(home: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     chain = load_chain(home / "chain.yaml")
     before = stamps(home / "runs")
     parts = run_chain(chain, home / "runs", 1, needed(chain, "pairs"))
@@ -130,19 +131,19 @@ def test_a_part_of_a_chain_is_made(home, folders, tmp_path):
         run_chain(chain, tmp_path, 1, needed(chain, "pairs"), only=True)
 
 
-def test_a_changed_setting_redoes_its_stage_and_those_after_it(home, folders):
+def test_a_changed_setting_redoes_its_stage_and_those_after_it(home: Path, folders: dict[str, Path]) -> None:
     changed = run(home, "redi/train.steps=5")
     same = {name for name in folders if folders[name] == changed[name]}
     assert same == {"judge", "teacher", "sdtt", "pairs"}
 
 
-def test_settings_that_change_no_result_redo_nothing(home, folders):
+def test_settings_that_change_no_result_redo_nothing(home: Path, folders: dict[str, Path]) -> None:
     before = stamps(home / "runs")
     assert run(home, "train.log_every=1", "train.keep_last=3", "teacher/train.valid_every=2") == folders
     assert stamps(home / "runs") == before
 
 
-def test_changed_text_redoes_everything(home, folders):
+def test_changed_text_redoes_everything(home: Path, folders: dict[str, Path]) -> None:
     text = (home / "text.txt").read_text()
     try:
         (home / "text.txt").write_text(text + "another row.\n")
@@ -156,7 +157,9 @@ def test_changed_text_redoes_everything(home, folders):
 
 
 @pytest.mark.parametrize("stage", ["judge", "pairs", "teacher"])
-def test_a_damaged_result_is_made_again(home, folders, stage, capsys):
+def test_a_damaged_result_is_made_again(
+    home: Path, folders: dict[str, Path], stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = folders[stage]
     pattern = {"judge": "model.safetensors", "pairs": "shard-00001.parquet", "teacher": "step-00000004/ema.safetensors"}
     victim = folder / pattern[stage]
@@ -167,7 +170,7 @@ def test_a_damaged_result_is_made_again(home, folders, stage, capsys):
     assert victim.read_bytes() == whole
 
 
-def test_a_mark_that_a_power_cut_emptied_counts_as_not_there(home, folders):
+def test_a_mark_that_a_power_cut_emptied_counts_as_not_there(home: Path, folders: dict[str, Path]) -> None:
     ours = load_chain(home / "chain.yaml")
     there = home / "runs" / ours.name
     for name in ("judge", "pairs", "teacher"):  # later ones first: one that starts from a lost one waits
@@ -188,7 +191,7 @@ def test_a_mark_that_a_power_cut_emptied_counts_as_not_there(home, folders):
     (there / "jobs.json").unlink()
 
 
-def test_a_half_done_stage_goes_on(home, folders):
+def test_a_half_done_stage_goes_on(home: Path, folders: dict[str, Path]) -> None:
     folder = folders["redi"]
     whole = (folder / "step-00000004" / "weights.safetensors").read_bytes()
     (folder / "stage.json").unlink()
@@ -229,11 +232,11 @@ def test_a_half_done_stage_goes_on(home, folders):
         ),
     ],
 )
-def test_a_wrong_file_is_refused(home, tmp_path, change, match):
+def test_a_wrong_file_is_refused(home: Path, tmp_path: Path, change: dict[Any, Any], match: str) -> None:
     refuse(tmp_path, chain(home) | change, match)
 
 
-def refuse(folder, content, match):
+def refuse(folder: Path, content: dict[Any, Any], match: str) -> None:
     path = folder / "chain.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     with pytest.raises(ValueError, match=match) as caught:
@@ -266,25 +269,29 @@ def refuse(folder, content, match):
         ("table", {"models": {5: "teacher"}}, "a name in models of stage table .* is 5: give it as text"),
     ],
 )
-def test_a_stage_that_starts_from_something_else_is_refused(home, tmp_path, stage, change, match):
+def test_a_stage_that_starts_from_something_else_is_refused(
+    home: Path, tmp_path: Path, stage: str, change: dict[Any, Any], match: str
+) -> None:
     content = chain(home)
     next(one for one in content["stages"] if one["name"] == stage).update(change)
     refuse(tmp_path, content, match)
 
 
-def test_pairs_for_an_objective_that_learns_from_none_are_refused(home):
+def test_pairs_for_an_objective_that_learns_from_none_are_refused(home: Path) -> None:
     with pytest.raises(ValueError, match="objective.kind=nelbo: set objective.kind=redi or leave out coupling"):
         load_chain(home / "chain.yaml", ["redi/objective.kind=nelbo"])
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_workers_below_one_are_refused_before_anything_runs(home, tmp_path, workers):
+def test_workers_below_one_are_refused_before_anything_runs(home: Path, tmp_path: Path, workers: int) -> None:
     with pytest.raises(ValueError, match=f"workers is {workers}: give 1 or more"):
         run_chain(load_chain(home / "chain.yaml"), tmp_path / "runs", workers)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_launcher_of_several_processes_is_refused(home, tmp_path, monkeypatch):
+def test_a_launcher_of_several_processes_is_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="one of 2: start imdm_dist train under the launcher"):
@@ -293,10 +300,12 @@ def test_a_launcher_of_several_processes_is_refused(home, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["./lm", "/no/such/lm", "no/such/lm", "owner/lm"])
-def test_an_evaluator_that_is_not_there_is_refused_before_anything_runs(home, tmp_path, monkeypatch, name):
+def test_an_evaluator_that_is_not_there_is_refused_before_anything_runs(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     asked = []
 
-    def no_network(name, timeout):
+    def no_network(name: str, timeout: float) -> None:
         asked.append(name)
         raise RuntimeError("no route")
 
@@ -311,19 +320,19 @@ def test_an_evaluator_that_is_not_there_is_refused_before_anything_runs(home, tm
 
 
 @pytest.mark.parametrize("name", ["tiny", "embedded_chain.yaml", "demo_synthetic_chain.yaml"])
-def test_a_chain_as_yaml_is_the_same_chain(home, tmp_path, name):
+def test_a_chain_as_yaml_is_the_same_chain(home: Path, tmp_path: Path, name: str) -> None:
     path = home / "chain.yaml" if name == "tiny" else ROOT / "configs" / name
     original = load_chain(path, ["train.seed=3", "optimizer.eps=1e-12"])
     (tmp_path / "printed.yaml").write_text(chain_yaml(original))
     assert load_chain(tmp_path / "printed.yaml") == original
 
 
-def test_an_override_of_no_stage_is_refused(home):
+def test_an_override_of_no_stage_is_refused(home: Path) -> None:
     with pytest.raises(ValueError, match="there is no stage teecher"):
         load_chain(home / "chain.yaml", ["teecher/train.steps=1"])
 
 
-def test_another_evaluator_makes_another_table(home, folders, tmp_path):
+def test_another_evaluator_makes_another_table(home: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     from imdm_dist.chain.identity import stage_identity
 
     content = chain(home)

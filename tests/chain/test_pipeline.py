@@ -11,16 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from imdm_dist.chain import load_chain, run_chain
-from imdm_dist.chain.chain import needed
+from imdm_dist.chain.chain import Chain, needed
 from imdm_dist.chain.cluster import job_text
 from imdm_dist.chain.jobs import stage_key
 from imdm_dist.chain.preflight import preflight
@@ -29,8 +31,8 @@ from imdm_dist.chain.stages.coupling import progress_line
 from imdm_dist.chain.stages.evaluation import check_evaluation
 from imdm_dist.chain.stages.train import check_run
 from imdm_dist.chain.status import status, status_text
-from imdm_dist.chain.survey import survey
-from imdm_dist.checkpoint.read import newest_checkpoint
+from imdm_dist.chain.survey import StageState, survey
+from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config
 from imdm_dist.config.recorded import load_run
 from imdm_dist.config.time_limit import minutes_of
@@ -45,28 +47,34 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("pipeline")
     path = tiny.chain(home)
     run_chain(load_chain(path), home / "runs", workers=1)
     return home
 
 
-def tiny_chain(home, *overrides):
+def tiny_chain(home: Path, *overrides: str) -> Chain:
     return load_chain(home / f"{tiny.NAME}.yaml", overrides)
 
 
-def found(home, *overrides, root="runs"):
+def found(home: Path, *overrides: str, root: str = "runs") -> dict[str, StageState]:
     return survey(tiny_chain(home, *overrides), home / root / tiny.NAME)
 
 
-def test_a_survey_finds_what_is_whole(home):
+def folder_of(home: Path, stage: str) -> Path:
+    folder = found(home)[stage].folder
+    assert folder is not None
+    return folder
+
+
+def test_a_survey_finds_what_is_whole(home: Path) -> None:
     assert {one.state for one in found(home).values()} == {"whole"}
     quick = survey(tiny_chain(home), home / "runs" / tiny.NAME, quick=True)
     assert {name: one.digest for name, one in quick.items()} == {name: one.digest for name, one in found(home).items()}
 
 
-def test_a_changed_setting_is_named_and_what_follows_waits(home):
+def test_a_changed_setting_is_named_and_what_follows_waits(home: Path) -> None:
     changed = found(home, "sdtt/optimizer.lr=2e-3", "teacher/train.log_every=1")
     assert changed["teacher"].state == "whole"
     assert (changed["sdtt"].state, changed["sdtt"].why) == ("missing", "made anew: optimizer.lr was 0.001, is 0.002")
@@ -75,13 +83,13 @@ def test_a_changed_setting_is_named_and_what_follows_waits(home):
     assert changed["judge"].state == "whole"
 
 
-def test_a_survey_builds_no_data(home):
+def test_a_survey_builds_no_data(home: Path) -> None:
     elsewhere = found(home, f"data.cache={home / 'elsewhere'}")
     assert elsewhere["teacher"].why == "without prepared data"
     assert not (home / "elsewhere").exists()
 
 
-def test_what_a_stage_needs(home):
+def test_what_a_stage_needs(home: Path) -> None:
     chain = tiny_chain(home)
     assert [stage.name for stage in needed(chain, "redi")] == ["teacher", "sdtt", "pairs", "redi"]
     assert [stage.name for stage in needed(chain, "table")] == [stage.name for stage in chain.stages]
@@ -89,7 +97,7 @@ def test_what_a_stage_needs(home):
         needed(chain, "rdei")
 
 
-def given(home, tmp_path, teacher, **settings):
+def given(home: Path, tmp_path: Path, teacher: Path, **settings: Any) -> Chain:
     """A chain whose teacher is given."""
     content = yaml.safe_load((home / f"{tiny.NAME}.yaml").read_text())
     content["stages"] = [
@@ -101,15 +109,15 @@ def given(home, tmp_path, teacher, **settings):
     return load_chain(tmp_path / "given.yaml")
 
 
-def test_a_given_model_is_a_stage(home, tmp_path):
-    teacher = found(home)["teacher"].folder
+def test_a_given_model_is_a_stage(home: Path, tmp_path: Path) -> None:
+    teacher = folder_of(home, "teacher")
     chain = given(home, tmp_path, teacher, train={"steps": 2})
     preflight(chain, chain.stages, tmp_path / "runs")
     folders = run_chain(chain, tmp_path / "runs", workers=1)
     assert folders["teacher"] == teacher
     assert f"{teacher.name}: train" in provenance(folders["student"])
     # Another model under the same path makes what starts from it anew.
-    other = given(home, tmp_path, found(home)["redi"].folder, model={"mask": {"kind": "infinite"}}, train={"steps": 2})
+    other = given(home, tmp_path, folder_of(home, "redi"), model={"mask": {"kind": "infinite"}}, train={"steps": 2})
     assert survey(other, tmp_path / "runs" / "tiny")["student"].why.startswith("made anew: model.mask.kind was single")
 
 
@@ -128,8 +136,10 @@ def test_a_given_model_is_a_stage(home, tmp_path):
         (["coupling.pairs=1000000000000000"], "the runs will take .* GB, .* left: make room"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_runs(home, tmp_path, overrides, match):
-    given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2})
+def test_what_cannot_work_is_refused_before_anything_runs(
+    home: Path, tmp_path: Path, overrides: list[str], match: str
+) -> None:
+    given(home, tmp_path, folder_of(home, "teacher"), train={"steps": 2})
     chain = load_chain(tmp_path / "given.yaml", overrides)
     with pytest.raises(ValueError, match=match) as caught:
         preflight(chain, chain.stages, tmp_path / "runs")
@@ -140,35 +150,34 @@ def test_what_cannot_work_is_refused_before_anything_runs(home, tmp_path, overri
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
-def judged(home, tmp_path, spoil, *overrides):
+def judged(home: Path, tmp_path: Path, spoil: Callable[[Path, Path], object], *overrides: str) -> Chain:
     """A chain of a given teacher, couplings, ReDi and a table by a judge that is a folder, with something spoilt."""
-    there = found(home)
     teacher, judge = tmp_path / "teacher", tmp_path / "judge"
-    shutil.copytree(there["teacher"].folder, teacher)
-    shutil.copytree(there["judge"].folder, judge)
+    shutil.copytree(folder_of(home, "teacher"), teacher)
+    shutil.copytree(folder_of(home, "judge"), judge)
     content = yaml.safe_load((home / f"{tiny.NAME}.yaml").read_text())
     content["stages"][0] = {"name": "teacher", "kind": "given", "set": {"inputs": {"init": str(teacher)}}}
     content["stages"][-1]["evaluator"] = str(judge)
     del content["stages"][-2]
     (tmp_path / "judged.yaml").write_text(yaml.safe_dump(content))
-    spoil(judge, newest_checkpoint(teacher).path)
+    spoil(judge, find_checkpoint(teacher).path)
     return load_chain(tmp_path / "judged.yaml", ["resources.tasks_per_node=1", "resources.nodes=1", *overrides])
 
 
-def cut(path):
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def as_bin(judge, content):
+def as_bin(judge: Path, content: bytes) -> None:
     (judge / "model.safetensors").unlink()
     (judge / "pytorch_model.bin").write_bytes(content)
 
 
-def rewrite(path, **changes):
+def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def of_other_tokens(judge, teacher):
+def of_other_tokens(judge: Path, teacher: Path) -> None:
     rewrite(judge / "evaluator.json", tokens=["other", 301, 300])
 
 
@@ -193,7 +202,7 @@ ROWS_OF_12 = "has rows of 12 tokens, data.length is 16: set data.length=12"
         (of_other_tokens, [], ["stage table: evaluator .*judge was trained on other tokens than this data has"]),
         (lambda judge, teacher: rewrite(judge / "config.json", n_positions=8), [], ["judge reads 8 tokens, rows have"]),
         (
-            lambda judge, teacher: [cut(one) for one in teacher.parent.glob("step-*/ema.safetensors")],
+            lambda judge, teacher: list(map(cut, teacher.parent.glob("step-*/ema.safetensors"))),
             [],
             ["stage teacher: .* holds no whole checkpoint: .*ema.safetensors is missing or damaged"],
         ),
@@ -235,7 +244,9 @@ ROWS_OF_12 = "has rows of 12 tokens, data.length is 16: set data.length=12"
         ),
     ],
 )
-def test_all_that_is_wrong_is_said_at_once(home, tmp_path, spoil, overrides, expected):
+def test_all_that_is_wrong_is_said_at_once(
+    home: Path, tmp_path: Path, spoil: Callable[[Path, Path], object], overrides: list[str], expected: list[str]
+) -> None:
     chain = judged(home, tmp_path, spoil, *overrides)
     before = set(tmp_path.rglob("*"))
     if not expected:
@@ -250,11 +261,11 @@ def test_all_that_is_wrong_is_said_at_once(home, tmp_path, spoil, overrides, exp
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_teacher_of_another_tokenizer_is_seen_when_the_text_is_packed(home, tmp_path):
+def test_a_teacher_of_another_tokenizer_is_seen_when_the_text_is_packed(home: Path, tmp_path: Path) -> None:
     words = "".join(f"an other text of {i} words, {i * 3 % 17}.\n" for i in range(200))
     (tmp_path / "other.txt").write_text(words)
     changed = [f"data.train={tmp_path / 'other.txt'}", f"data.cache={tmp_path / 'data'}"]
-    given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2})
+    given(home, tmp_path, folder_of(home, "teacher"), train={"steps": 2})
     chain = load_chain(tmp_path / "given.yaml", ["resources.tasks_per_node=1", "resources.nodes=1", *changed])
     preflight(chain, chain.stages, tmp_path / "runs")  # it may be the same, for all that is known
     with pytest.raises(
@@ -264,13 +275,12 @@ def test_a_teacher_of_another_tokenizer_is_seen_when_the_text_is_packed(home, tm
     assert not list((tmp_path / "runs").rglob("step-*"))
 
 
-def test_a_table_of_models_is_checked_before_the_first_is_sampled(home, tmp_path):
-    there = found(home)
+def test_a_table_of_models_is_checked_before_the_first_is_sampled(home: Path, tmp_path: Path) -> None:
     config = tiny_chain(home).stage("table").config
-    models = {"A": there["teacher"].folder, "B": there["redi"].folder}
+    models = {"A": folder_of(home, "teacher"), "B": folder_of(home, "redi")}
     judge = tmp_path / "judge"
-    shutil.copytree(there["judge"].folder, judge)
-    check_evaluation(config, models, str(judge), str(there["pairs"].folder))
+    shutil.copytree(folder_of(home, "judge"), judge)
+    check_evaluation(config, models, str(judge), str(folder_of(home, "pairs")))
     cut(judge / "model.safetensors")
     config = tiny_chain(home, "table/data.length=16").stage("table").config
     with pytest.raises(ValueError) as caught:
@@ -287,14 +297,13 @@ def test_a_table_of_models_is_checked_before_the_first_is_sampled(home, tmp_path
     assert len(lines) == 5
 
 
-def test_a_run_refuses_its_inputs_before_text_is_packed(home, tmp_path):
-    there = found(home)
+def test_a_run_refuses_its_inputs_before_text_is_packed(home: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs"
-    shutil.copytree(there["pairs"].folder, pairs)
+    shutil.copytree(folder_of(home, "pairs"), pairs)
     cut(pairs / "shard-00003.parquet")
     config = replace(
         tiny_chain(home, "redi/model.hidden_dim=64", f"redi/data.cache={tmp_path / 'data'}").stage("redi").config,
-        inputs=InputsConfig(init=str(there["teacher"].folder), coupling=str(pairs)),
+        inputs=InputsConfig(init=str(folder_of(home, "teacher")), coupling=str(pairs)),
     )
     with pytest.raises(ValueError) as caught:
         train(config, tmp_path / "run")
@@ -304,13 +313,13 @@ def test_a_run_refuses_its_inputs_before_text_is_packed(home, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pairs"}
 
 
-def test_a_run_goes_on_by_its_folders_name(home, tmp_path, capsys):
+def test_a_run_goes_on_by_its_folders_name(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "teacher"
     config = tiny_chain(home).stage("teacher").config
     config = replace(config, train=replace(config.train, steps=2))
     assert train(config, folder) and load_run(folder, None, []) == config
     assert train(load_run(folder, None, ["train.steps=4"]), folder)
-    assert newest_checkpoint(folder).step == 4
+    assert find_checkpoint(folder).step == 4
     # With a setting of the data forgotten nothing is packed.
     forgotten = load_run(folder, None, ["data.bpe_size=400", f"data.cache={tmp_path / 'data'}", "train.steps=6"])
     with pytest.raises(ValueError, match=r"was made with data.bpe_size=300 .now 400.: give it again, or use another"):
@@ -336,7 +345,7 @@ def test_a_run_goes_on_by_its_folders_name(home, tmp_path, capsys):
     assert load_run(tmp_path / "new", None, []) == Config()
 
 
-def test_a_chain_is_no_run(home):
+def test_a_chain_is_no_run(home: Path) -> None:
     chain = home / f"{tiny.NAME}.yaml"
     with pytest.raises(ValueError, match="is a chain of stages, not .*: give it to imdm_dist run, or take"):
         load_run(home / "new", str(chain), [])
@@ -344,8 +353,10 @@ def test_a_chain_is_no_run(home):
         load_chain(ROOT / "configs" / "embedded.yaml")
 
 
-def test_status_remembers_the_settings_of_the_last_run(home, tmp_path, capsys, monkeypatch):
-    run_chain(given(home, tmp_path, found(home)["teacher"].folder, train={"steps": 2}), tmp_path / "runs", workers=1)
+def test_status_remembers_the_settings_of_the_last_run(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_chain(given(home, tmp_path, folder_of(home, "teacher"), train={"steps": 2}), tmp_path / "runs", workers=1)
     chain = load_chain(tmp_path / "given.yaml", ["train.seed=3"])
     run_chain(chain, tmp_path / "runs", workers=1)
     words = [str(ROOT / "tools" / "pipeline.py"), "status", str(tmp_path / "given.yaml"), "--root", f"{tmp_path}/runs"]
@@ -362,7 +373,7 @@ def test_status_remembers_the_settings_of_the_last_run(home, tmp_path, capsys, m
         assert re.search(rf"student +train +{state}", told.out)
 
 
-def test_what_a_job_asks_for_in_words(home):
+def test_what_a_job_asks_for_in_words(home: Path) -> None:
     chain = tiny_chain(home, "resources.time=2:00:00")
     assert job_text(chain.stage("pairs")) == (
         "1 node, 1 GPU and 1 process on each, time 2:00:00, an array of 4 such jobs"
@@ -371,7 +382,7 @@ def test_what_a_job_asks_for_in_words(home):
     assert job_text(chain.stage("table")) == "1 node, 1 GPU and 1 process on each, time 2:00:00"
 
 
-def test_a_run_folder_that_cannot_be_written_is_refused(home, tmp_path):
+def test_a_run_folder_that_cannot_be_written_is_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     chain = tiny_chain(home)
     with pytest.raises(ValueError, match="cannot write in .*file.runs .*: name another folder with --root"):
@@ -387,13 +398,13 @@ def test_a_run_folder_that_cannot_be_written_is_refused(home, tmp_path):
         (["train.steps=0"], "train.steps is 0"),
     ],
 )
-def test_a_run_that_cannot_work_is_not_submitted(tmp_path, overrides, match):
+def test_a_run_that_cannot_work_is_not_submitted(tmp_path: Path, overrides: list[str], match: str) -> None:
     config = load_config(Config, ROOT / "configs" / "embedded.yaml", overrides)
     with pytest.raises(ValueError, match=match):
         check_run(config)
 
 
-def test_the_table_of_stages(home):
+def test_the_table_of_stages(home: Path) -> None:
     rows = {row.stage: row for row in status(tiny_chain(home), home / "runs")}
     assert rows["teacher"].progress.startswith("step 12 of 12, loss ")
     assert rows["pairs"].progress == "8 of 8 shards, 32 of 32 pairs; finished"
@@ -402,17 +413,17 @@ def test_the_table_of_stages(home):
     assert len(text.splitlines()) == 7
 
 
-def test_progress_of_a_coupling(home):
-    folder = found(home)["pairs"].folder
+def test_progress_of_a_coupling(home: Path) -> None:
+    folder = folder_of(home, "pairs")
     there = coupling_progress(folder)
-    assert (there.shards_there, there.pairs_there, there.finished) == (8, 32, True)
+    assert there is not None and (there.shards_there, there.pairs_there, there.finished) == (8, 32, True)
     assert "8 of 8 shards, 32 of 32 pairs; finished" in progress_line(folder)
     with pytest.raises(ValueError, match="holds no coupling"):
         progress_line(home)
 
 
-def test_provenance_goes_back_to_text_and_seeds(home):
-    text = provenance(found(home)["table"].folder)
+def test_provenance_goes_back_to_text_and_seeds(home: Path) -> None:
+    text = provenance(folder_of(home, "table"))
     for expected in ("text.txt", "train.seed: 0", '"seeds": [1, 2]', "from sdtt:", "from judge:", "torch "):
         assert expected in text
     assert text.count("text.txt") == 2  # for training and validation, not for every stage
@@ -420,8 +431,8 @@ def test_provenance_goes_back_to_text_and_seeds(home):
         provenance(home)
 
 
-def test_a_key_changes_with_what_is_made_and_not_with_how(home):
-    def key(*overrides, stage="redi"):
+def test_a_key_changes_with_what_is_made_and_not_with_how(home: Path) -> None:
+    def key(*overrides: str, stage: str = "redi") -> str:
         chain = tiny_chain(home, *overrides)
         return stage_key(chain, chain.stage(stage), home / "runs")
 
@@ -430,7 +441,7 @@ def test_a_key_changes_with_what_is_made_and_not_with_how(home):
     assert key(stage="teacher") == key("redi/optimizer.lr=2e-3", stage="teacher")
 
 
-def test_resources_as_sbatch_reads_them():
+def test_resources_as_sbatch_reads_them() -> None:
     resources = ResourcesConfig(
         nodes=2, gpus_per_node=8, time="1-12:30:00", partition="long", sbatch=("--constraint=h100", "--exclusive")
     )
@@ -447,22 +458,22 @@ def test_resources_as_sbatch_reads_them():
     ("text", "minutes"),
     [("90", 90), ("90:30", 91), ("2:00:00", 120), ("1-0", 1440), ("1-1:30", 1530), ("0", inf), ("UNLIMITED", inf)],
 )
-def test_time_limits(text, minutes):
+def test_time_limits(text: str, minutes: float) -> None:
     assert minutes_of(text) == minutes
     with pytest.raises(ValueError, match="'soon' is no time limit"):
         minutes_of("soon")
 
 
-def start(command, cwd):
+def start(command: Sequence[str | Path], cwd: Path) -> subprocess.Popen[bytes]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path):
+def test_two_processes_of_this_machine_stopped_and_started_again(home: Path, tmp_path: Path) -> None:
     chain = tiny.chain(tmp_path, train={"steps": 60, "save_every": 50})
-    command = [
+    command: list[str | Path] = [
         ROOT / "tools" / "pipeline.py",
         "here",
         chain,
@@ -489,13 +500,15 @@ def test_two_processes_of_this_machine_stopped_and_started_again(home, tmp_path)
     assert "teacher: going on" in output
     # The same as one process makes, to rounding.
     train(load_chain(chain).stage("teacher").config, tmp_path / "one")
-    ours = newest_checkpoint(tiny.folder_of(tmp_path / "runs", "teacher"))
-    theirs = newest_checkpoint(tmp_path / "one")
+    ours = find_checkpoint(tiny.folder_of(tmp_path / "runs", "teacher"))
+    theirs = find_checkpoint(tmp_path / "one")
     for name in theirs.names("ema"):
         torch.testing.assert_close(ours.full("ema", name), theirs.full("ema", name), rtol=0, atol=2e-5)
 
 
-def test_a_command_of_slurm_that_lost_its_connection_is_given_again(tmp_path, monkeypatch):
+def test_a_command_of_slurm_that_lost_its_connection_is_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "srun").touch(0o755)
     for name in ("squeue", "sbatch"):
         (tmp_path / name).write_text(
@@ -508,7 +521,7 @@ def test_a_command_of_slurm_that_lost_its_connection_is_given_again(tmp_path, mo
         submit(print, ResourcesConfig(), tmp_path / "run", "name")
 
 
-def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):
+def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "fail.py").write_text("import os; os.write(2, b'error: no such thing\\n'); os._exit(1)")
     process = start(["-m", "imdm_dist.launch", "--local", "2", "fail.py"], tmp_path)
     said = set(process.communicate(timeout=120)[0].decode().splitlines())
@@ -516,8 +529,14 @@ def test_a_failure_in_one_of_two_processes_is_told_in_a_line(tmp_path):
     assert said == {"error: no such thing", end}
 
 
-def test_a_signal_before_the_first_import_stops_in_good_order(tmp_path):
-    command = [ROOT / "tools" / "train.py", "run", "data.source=synthetic", "model.size=custom", "model.hidden_dim=32"]
+def test_a_signal_before_the_first_import_stops_in_good_order(tmp_path: Path) -> None:
+    command: list[str | Path] = [
+        ROOT / "tools" / "train.py",
+        "run",
+        "data.source=synthetic",
+        "model.size=custom",
+        "model.hidden_dim=32",
+    ]
     command += ["model.n_blocks=1", "model.n_heads=2", "train.steps=100000", "train.global_batch=8"]
     process = start(command, tmp_path)
     # Python has started and our handlers stand long before torch is there.

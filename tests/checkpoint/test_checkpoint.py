@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from imdm_dist.checkpoint import format as checkpoint_format
 from imdm_dist.checkpoint.format import Piece
-from imdm_dist.checkpoint.read import newest_checkpoint, open_checkpoint
+from imdm_dist.checkpoint.read import Checkpoint, newest_checkpoint, open_checkpoint
 from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
@@ -26,12 +28,12 @@ PIECES = {"weights": {"a": Piece(0, torch.arange(4.0))}, "ema": {"a": Piece(0, t
 ABOUT = {"config": {}, "shapes": {"a": [4]}, "ranks": {"tensor_parallel": 1, "data_parallel": 1}}
 
 
-def saver(folder, keep_last=2):
+def saver(folder: Path, keep_last: int = 2) -> Saver:
     return Saver(folder, start(1, DitConfig()), Retention(keep_last))
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_files_are_listed_with_their_sums_and_read_back(tmp_path, background):
+def test_files_are_listed_with_their_sums_and_read_back(tmp_path: Path, background: bool) -> None:
     writer = saver(tmp_path)
     writer.save(3, PIECES, ABOUT, background)
     writer.wait()
@@ -44,7 +46,7 @@ def test_files_are_listed_with_their_sums_and_read_back(tmp_path, background):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_large_quantities_are_written_in_several_files(tmp_path, monkeypatch):
+def test_large_quantities_are_written_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_format, "FILE_BYTES", 20)
     pieces = {"weights": {name: Piece(0, torch.full((3,), float(i))) for i, name in enumerate("abcd")}}
     saver(tmp_path).save(1, pieces, ABOUT | {"shapes": dict.fromkeys("abcd", [3])}, False)
@@ -53,7 +55,7 @@ def test_large_quantities_are_written_in_several_files(tmp_path, monkeypatch):
     assert [found.full("weights", name)[0].item() for name in "abcd"] == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_training_may_change_what_a_background_save_writes(tmp_path):
+def test_training_may_change_what_a_background_save_writes(tmp_path: Path) -> None:
     live = torch.zeros(1000)
     writer = saver(tmp_path)
     writer.save(1, {"weights": {"a": Piece(0, live)}}, ABOUT | {"shapes": {"a": [1000]}}, True)
@@ -63,16 +65,17 @@ def test_training_may_change_what_a_background_save_writes(tmp_path):
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch, background):
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
     writer = saver(tmp_path, keep_last=1)
     writer.save(1, PIECES, ABOUT, background)
     writer.wait()
-    real = checkpoint_format.save_file
 
-    def full(tensors, file):
+    def full(tensors: dict[str, Tensor], file: Path) -> None:
         if "ema" in str(file):
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(tensors, file)
+        save_file(tensors, file)
 
     monkeypatch.setattr(checkpoint_format, "save_file", full)
     with pytest.raises(ValueError, match="could not be written .*No space left.* make room"):
@@ -81,7 +84,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
 
 
-def test_an_unknown_format_is_refused(tmp_path):
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     saver(tmp_path).save(1, PIECES, ABOUT, False)
     state = tmp_path / "step-00000001" / "state.json"
     state.write_text(state.read_text().replace('"format": 2', '"format": 9'))
@@ -101,11 +104,13 @@ def test_an_unknown_format_is_refused(tmp_path):
         (Retention(1, best=True), {1: None, 2: None}, {6}),
     ],
 )
-def test_retention(retention, ppl, kept):
+def test_retention(retention: Retention, ppl: dict[int, float | None], kept: set[int]) -> None:
     assert retention.kept(range(1, 7), ppl) == kept
 
 
-def test_a_checkpoint_without_a_whole_state_is_passed_over_and_ends_no_training(tmp_path, capsys):
+def test_a_checkpoint_without_a_whole_state_is_passed_over_and_ends_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in (1, 2, 3):
         (tmp_path / f"step-{step:08d}").mkdir()
         (tmp_path / f"step-{step:08d}" / "state.json").write_text("" if step == 1 else "null")
@@ -115,18 +120,18 @@ def test_a_checkpoint_without_a_whole_state_is_passed_over_and_ends_no_training(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
-def test_what_all_ranks_hold_is_shared_among_them_by_size():
+def test_what_all_ranks_hold_is_shared_among_them_by_size() -> None:
     sizes = {"a": 8, "b": 5, "c": 4, "d": 1}
     owner = owners(sizes, 2)
     load = [sum(size for name, size in sizes.items() if owner[name] == rank) for rank in range(2)]
     assert load == [9, 9]
 
 
-def step_of(found):
+def step_of(found: Checkpoint | None) -> int:
     return found.step if found else 0
 
 
-def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path):
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """SIGKILL three times, each a moment after some checkpoint; whole checkpoints only, and the same end."""
     config = Config(
         model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2, dropout=0.1),
@@ -137,7 +142,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path):
     settings += ["data.source=synthetic", f"data.cache={tmp_path / 'data'}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-    def command(folder):
+    def command(folder: Path) -> list[str]:
         return [sys.executable, str(ROOT / "tools" / "train.py"), str(folder), *settings]
 
     subprocess.run(command(tmp_path / "whole"), env=environment, check=True, capture_output=True)

@@ -27,7 +27,7 @@ READERS = [
 ]
 
 
-def test_models_are_read_without_the_room_that_trains_them():
+def test_models_are_read_without_the_room_that_trains_them() -> None:
     command = [sys.executable, "-c", PROGRAM, *READERS]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert set(READERS) <= set(loaded)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -101,7 +100,9 @@ def test_a_given_teacher_that_is_damaged(refused: Callable[[Chain, Path], str], 
     )
 
 
-def test_what_submitit_is_asked_for(cluster: Cluster, home: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_what_submitit_is_asked_for(
+    cluster: Cluster, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in cluster.environment().items():
         monkeypatch.setenv(name, value)
     config = load_chain(home / f"{tiny.NAME}.yaml").stage("teacher").config
@@ -124,7 +125,7 @@ def test_pairs_that_are_damaged_or_may_not_be_read(cluster: Cluster, home: Path,
     check_run(config)
     (tmp_path / "redi.yaml").write_text(to_yaml(config))
     pairs.chmod(0)
-    command = [*UNPRIVILEGED, sys.executable, tiny.ROOT / "tools" / "submit.py", tmp_path / "run"]
+    command: list[str | Path] = [*UNPRIVILEGED, sys.executable, tiny.ROOT / "tools" / "submit.py", tmp_path / "run"]
     done = cluster.run([*command, "--config", tmp_path / "redi.yaml"], check=False, timeout=120)
     assert done.returncode == 2
     assert re.fullmatch(f"error: no permission for {pairs}/.*: change its rights .*\n", done.stderr), done.stderr
@@ -182,8 +183,12 @@ def test_a_job_refuses_in_its_first_seconds(
     before = set(tmp_path.rglob("*"))
     jobs = {}
     for message, (chain, where, override) in attempts.items():
-        options = [*tiny.sbatch_options(tiny.RANKS), f"--output={tmp_path}/%j.log", tiny.ROOT / "slurm" / "stage.sh"]
-        arguments = [chain, "redi", "--root", where, *filter(None, [override])]
+        options: list[str | Path] = [
+            *tiny.sbatch_options(tiny.RANKS),
+            f"--output={tmp_path}/%j.log",
+            tiny.ROOT / "slurm" / "stage.sh",
+        ]
+        arguments: list[str | Path] = [chain, "redi", "--root", where, *filter(None, [override])]
         python = {"IMDM_PYTHON": str(unprivileged)} if where.name == "closed" else {}
         jobs[cluster.sbatch([*options, *arguments], env=tiny.JOB | python, cwd=tmp_path)] = message
     for job, message in jobs.items():

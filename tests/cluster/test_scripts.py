@@ -69,7 +69,7 @@ def test_the_860m_script(cluster: Cluster, given: Given, tmp_path: Path, shape: 
         "OMP_NUM_THREADS": "1",
     }
     root = tmp_path / "runs"
-    script = [f"--output={tmp_path}/%x-%j.log", "slurm/owt_860m_redi.sh", "--root", root]
+    script: list[str | Path] = [f"--output={tmp_path}/%x-%j.log", "slurm/owt_860m_redi.sh", "--root", root]
     job = cluster.sbatch([*shape, *script], env=environment, cwd=tiny.ROOT)
     cluster.wait(job, "COMPLETED", timeout=240)
     said = cluster.output(job)

@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(cluster: Cluster, folder: Path, config: Path, options: Sequence[str], timeout: float = 120) -> str:
     """Run tools/submit.py; returns what it says."""
-    command = [sys.executable, TOOL, folder, "--config", config, *options]
+    command: list[str | Path] = [sys.executable, TOOL, folder, "--config", config, *options]
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tiny.ROOT)}
     done = cluster.run(command, env=environment, cwd=folder.parent, timeout=timeout)
     return done.stdout + done.stderr

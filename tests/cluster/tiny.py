@@ -20,13 +20,13 @@ MODEL = {"size": "custom", "hidden_dim": 32, "n_blocks": 1, "n_heads": 2, "dropo
 JOB = {"IMDM_HOME": str(ROOT), "IMDM_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
 
 
-def chain(home: Path, **base: Any) -> Path:
+def chain(home: Path, **base: dict[str, Any]) -> Path:
     """Write the chain's file and its text in `home`; `base` goes over the settings of all stages."""
     (home / "text.txt").write_text("".join(f"row {i} says {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(200)))
     text = [str(home / "text.txt")]
     infinite = {"model": {"mask": {"kind": "infinite"}}}
     data = {"source": "files", "train": text, "valid": text, "bpe_size": 300, "length": 12, "cache": str(home / "data")}
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "data": data,
         "model": MODEL,
         "optimizer": {"lr": 1e-3, "warmup_steps": 2},
@@ -75,7 +75,7 @@ def sbatch_options(resources: ResourcesConfig, one: bool = False) -> list[str]:
 def submit_stage(cluster: Cluster, chain: Path, stage: str, root: Path, *more: str) -> str:
     """Submit a job that makes a stage and what it starts from, as the scripts in slurm/ do; returns its id."""
     root.mkdir(parents=True, exist_ok=True)
-    arguments = [ROOT / "slurm" / "stage.sh", chain, stage, "--root", root, *more]
+    arguments: list[str | Path] = [ROOT / "slurm" / "stage.sh", chain, stage, "--root", root, *more]
     options = [option for option in sbatch_options(RANKS) if not option.startswith("--time")]
     return cluster.sbatch([*options, f"--output={root}/job-%j.log", *arguments], env=JOB, cwd=root)
 
@@ -102,7 +102,8 @@ def shards_there(root: Path, stage: str = "pairs") -> int:
 def trained(folder: Path) -> dict[str, str]:
     """Checksums of what the last checkpoint of a run holds: weights, averages and moments."""
     last = max(folder.glob("step-*"))
-    return json.loads((last / "state.json").read_text())["files"]
+    files: dict[str, str] = json.loads((last / "state.json").read_text())["files"]
+    return files
 
 
 def shards(folder: Path) -> dict[str, bytes]:

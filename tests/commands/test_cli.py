@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -28,22 +29,26 @@ guarded(main)
 """
 
 
-def call(*arguments: str, unbuffered: str = "", **streams) -> subprocess.Popen:
+def call(
+    *arguments: str, unbuffered: str = "", stdout: IO[Any] | int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-    return subprocess.Popen([sys.executable, "-c", TOOL, *arguments], cwd=ROOT, env=environment, **streams)
+    command = [sys.executable, "-c", TOOL, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("lines", ["1", "5000"])
-def test_a_reader_that_goes_is_no_error(lines, unbuffered):
+def test_a_reader_that_goes_is_no_error(lines: str, unbuffered: str) -> None:
     tool = call(lines, unbuffered=unbuffered)
+    assert tool.stdout is not None and tool.stderr is not None
     tool.stdout.close()  # as `| true` does
     assert tool.stderr.read() == b"" and tool.wait() == 141
 
 
-def test_a_reader_of_both_streams_that_goes():
+def test_a_reader_of_both_streams_that_goes() -> None:
     tool = call("5000", stderr=subprocess.STDOUT)
+    assert tool.stdout is not None
     tool.stdout.close()
     assert tool.wait() == 141
 
@@ -52,13 +57,13 @@ def test_a_reader_of_both_streams_that_goes():
     ("what", "code", "said"),
     [("fail", 2, b"error: what is wrong\n"), ("pipe", 2, b"error: broken pipe\n"), ("end", 75, b"")],
 )
-def test_other_ends_stay_what_they_are(what, code, said):
+def test_other_ends_stay_what_they_are(what: str, code: int, said: bytes) -> None:
     tool = call("1", what)
     assert tool.communicate() == (b"x" * 100 + b"\n", said) and tool.returncode == code
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_finds_no_room_is_an_error(unbuffered):
+def test_output_that_finds_no_room_is_an_error(unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
         tool = call("1", unbuffered=unbuffered, stdout=full)
         said = tool.communicate()[1].decode().splitlines()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -20,10 +19,10 @@ CHAIN = ROOT / "configs" / "embedded_chain.yaml"
 TINY = ["model.size=custom", "model.hidden_dim=32", "model.n_blocks=1", "model.n_heads=2", "train.global_batch=8"]
 
 
-def call(cwd, tool, *arguments):
+def call(cwd: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a tool as the command line would, in this process: importing torch takes longer than most of them."""
     out, err = io.StringIO(), io.StringIO()
-    argv = [str(ROOT / "tools" / tool), *map(str, arguments)]
+    argv = [str(ROOT / "tools" / tool), *arguments]
     streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with contextlib.chdir(cwd), mock.patch.object(sys, "argv", argv), streams[0], streams[1]:
@@ -31,22 +30,23 @@ def call(cwd, tool, *arguments):
             runpy.run_path(argv[0], run_name="__main__")
             code = 0
         except SystemExit as exit_:
+            assert exit_.code is None or isinstance(exit_.code, int)
             code = exit_.code or 0
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_help_has_an_example(tool, tmp_path):
+def test_help_has_an_example(tool: str, tmp_path: Path) -> None:
     done = call(tmp_path, tool, "--help")
     assert done.returncode == 0
     assert f"python tools/{tool}" in done.stdout
     assert "\n  imdm_dist " in done.stdout or tool == "pipeline.py"
 
 
-def test_help_waits_for_no_heavy_library(tmp_path):
+def test_help_waits_for_no_heavy_library(tmp_path: Path) -> None:
     script = """
 import contextlib, io, runpy, sys
 for tool in sys.argv[1:]:
@@ -62,7 +62,7 @@ for tool in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("tools")
     synthetic = ["data.source=synthetic", *TINY]
     done = call(home, "train.py", "teacher", *synthetic, "train.steps=2")
@@ -110,7 +110,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("command", "said"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_bad_input_is_one_line_and_leaves_nothing(home, command, said):
+def test_bad_input_is_one_line_and_leaves_nothing(home: Path, command: list[str], said: str) -> None:
     before = {path for path in home.rglob("*") if "runs" not in path.parts}
     done = call(home, *command)
     assert done.returncode == 2, done.stderr
@@ -120,7 +120,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(home, command, said):
     assert {path for path in home.rglob("*") if "runs" not in path.parts} == before
 
 
-def test_a_corrupt_shard_is_named_with_a_remedy(home):
+def test_a_corrupt_shard_is_named_with_a_remedy(home: Path) -> None:
     done = call(
         home,
         "gen_coupling.py",
@@ -128,13 +128,13 @@ def test_a_corrupt_shard_is_named_with_a_remedy(home):
         "teacher",
         "--plain",
         "--pairs",
-        8,
+        "8",
         "--shards",
-        2,
+        "2",
         "--steps",
-        4,
+        "4",
         "--workers",
-        2,
+        "2",
         "--out",
         "pairs",
     )
@@ -148,8 +148,8 @@ def test_a_corrupt_shard_is_named_with_a_remedy(home):
     assert not (home / "student").exists()
 
 
-def test_samples_are_printed_and_written(home):
-    done = call(home, "sample.py", "teacher", "--steps", 1, "--samples", 2, "--out", "samples.jsonl")
+def test_samples_are_printed_and_written(home: Path) -> None:
+    done = call(home, "sample.py", "teacher", "--steps", "1", "--samples", "2", "--out", "samples.jsonl")
     assert done.returncode == 0, done.stderr
     assert len((home / "samples.jsonl").read_text().splitlines()) == 2
 
@@ -157,15 +157,15 @@ def test_samples_are_printed_and_written(home):
 @pytest.mark.parametrize(
     "command", [["train.py", "new", "train.steps=7", "--print-config"], ["show_config.py", "train.steps=7"]]
 )
-def test_settings_are_printed_without_running(tmp_path, command):
+def test_settings_are_printed_without_running(tmp_path: Path, command: list[str]) -> None:
     done = call(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     assert "steps: 7" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
-def test_a_chain_that_is_printed_can_be_given_back(tmp_path):
-    first = call(tmp_path, "show_config.py", CHAIN, "teacher/train.steps=7")
+def test_a_chain_that_is_printed_can_be_given_back(tmp_path: Path) -> None:
+    first = call(tmp_path, "show_config.py", str(CHAIN), "teacher/train.steps=7")
     assert first.returncode == 0, first.stderr
     (tmp_path / "printed.yaml").write_text(first.stdout)
     again = call(tmp_path, "show_config.py", "printed.yaml")

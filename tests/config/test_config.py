@@ -13,6 +13,7 @@ import pytest
 
 from imdm_dist.config import Config, build, describe, from_dict, load_config, merge, read_yaml, to_dict, to_yaml
 from imdm_dist.config.yaml_text import parse_yaml
+from imdm_dist.model.dit import DitConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -214,7 +215,7 @@ def test_round_trips_through_json_and_yaml(tmp_path: Path) -> None:
     config = load_config(Config, None, [*overrides, "optimizer.betas=[0.9, 0.95]", "data.name=1e3"])
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     assert load_config(Config, write(tmp_path, to_yaml(config))) == config
-    assert config.model.hidden_dim == 512 and config.optimizer.eps == 1e-12
+    assert isinstance(config.model, DitConfig) and config.model.hidden_dim == 512 and config.optimizer.eps == 1e-12
 
 
 def test_checks_of_the_sections_arrive_as_they_are() -> None:

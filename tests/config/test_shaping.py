@@ -74,8 +74,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def identity(kind: str, folder: Path, **settings: Any) -> str:
     """Of a stage that trains with an objective of one's own."""
-    stage = {"name": "one", "kind": "train", "set": {"objective": {"kind": kind, **settings}, "train": {"steps": 1}}}
-    (folder / "chain.yaml").write_text(json.dumps({"stages": [stage]}))
+    entry = {"name": "one", "kind": "train", "set": {"objective": {"kind": kind, **settings}, "train": {"steps": 1}}}
+    (folder / "chain.yaml").write_text(json.dumps({"stages": [entry]}))
     stage = load_chain(folder / "chain.yaml").stages[0]
     return hash_json(shaping_settings(stage.config, *stage.shaping))
 

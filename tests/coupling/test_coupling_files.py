@@ -18,7 +18,6 @@ from torch import Tensor
 
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling import Coupling, discard_damaged, generate, make_plan, verify
-from imdm_dist.coupling import shard as shard_module
 from imdm_dist.coupling.pairs import PairSource
 from imdm_dist.coupling.progress import coupling_progress
 from imdm_dist.coupling.shard import read_shard, shard_name, shard_pairs, write_shard
@@ -230,7 +229,7 @@ def test_what_a_power_cut_leaves_of_the_lists_is_made_again(tmp_path: Path, cont
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(ValueError, match="has 4 of 4 shards and no manifest: run gen_coupling to finish it"):
         Coupling.open(tmp_path)
-    assert discard_damaged(tmp_path) == [] and not coupling_progress(tmp_path).finished
+    assert discard_damaged(tmp_path) == [] and (found := coupling_progress(tmp_path)) and not found.finished
     make(tmp_path)
     assert files_of(tmp_path) == before
     (tmp_path / "coupling.json").write_bytes(content)  # the manifest repeats it
@@ -347,7 +346,7 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_table = shard_module.pq.write_table
+    write_table = pq.write_table
     writes = []
 
     def write(table: Any, path: Path, **settings: Any) -> None:
@@ -357,7 +356,7 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pyte
             raise OSError(errno.ENOSPC, "No space left on device")
         write_table(table, path, **settings)
 
-    monkeypatch.setattr(shard_module.pq, "write_table", write)
+    monkeypatch.setattr(pq, "write_table", write)
     with pytest.raises(OSError) as caught:
         make(tmp_path)
     assert "make room and run the same command again, what is finished is kept" in in_a_line(caught.value)

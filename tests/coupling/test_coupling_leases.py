@@ -28,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(lease_module.time, "monotonic", clock)
+    monkeypatch.setattr("imdm_dist.coupling.lease.time.monotonic", clock)
     return clock
 
 
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_no_empty_lease(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lease_module.os, "write", full)
+    monkeypatch.setattr("imdm_dist.coupling.lease.os.write", full)
     with pytest.raises(OSError, match="No space left"):
         Leases(tmp_path).acquire("a")
     assert list(tmp_path.iterdir()) == []

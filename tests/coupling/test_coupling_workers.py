@@ -11,13 +11,13 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling import Coupling, generate, make_plan
-from imdm_dist.coupling import shard as shard_module
 from imdm_dist.coupling.generate import shard_order
 from imdm_dist.coupling.shard import shard_name
 from imdm_dist.files import hash_json
@@ -39,7 +39,7 @@ def work(folder: Path, nap_s: float, expiry_s: float = 90.0, die_writing: bool =
         os.kill(os.getpid(), signal.SIGKILL)
 
     if die_writing:
-        shard_module.pq.write_table = half_a_file
+        pq.write_table = half_a_file
     plan = make_plan(
         CONFIG, teacher="t", data=None, vocab_size=VOCAB, mask_id=MASK, length=LENGTH, device="cpu", threads=1
     )

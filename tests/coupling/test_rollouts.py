@@ -21,7 +21,7 @@ COUPLING = CouplingConfig(pairs=480, shards=12, steps=64, batch=20)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     home = tmp_path_factory.mktemp("rollouts")
     text = home / "text.txt"
     text.write_text("".join(f"row {i} says {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(200)))
@@ -38,18 +38,18 @@ def home(tmp_path_factory):
     return home, config
 
 
-def shards(folder):
+def shards(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("shard-*.parquet"))}
 
 
-def test_three_workers_make_the_same_bytes(home):
+def test_three_workers_make_the_same_bytes(home: tuple[Path, Config]) -> None:
     folder, config = home
     generate_coupling(config, folder / "teacher", folder / "three", workers=3)
     assert shards(folder / "three") == shards(folder / "one")
     assert (folder / "three" / "manifest.json").read_text() == (folder / "one" / "manifest.json").read_text()
 
 
-def test_the_command_killed_three_times_makes_the_same_bytes(home):
+def test_the_command_killed_three_times_makes_the_same_bytes(home: tuple[Path, Config]) -> None:
     folder, config = home
     command = [sys.executable, str(ROOT / "tools" / "gen_coupling.py"), "--teacher", str(folder / "teacher")]
     command += ["--pairs", "480", "--shards", "12", "--steps", "64", "--workers", "1", "--out", str(folder / "killed")]
@@ -71,7 +71,7 @@ def test_the_command_killed_three_times_makes_the_same_bytes(home):
     assert left == ["coupling.json", "manifest.json", *shards(folder / "one")]
 
 
-def test_a_source_of_ones_own_makes_a_coupling(home):
+def test_a_source_of_ones_own_makes_a_coupling(home: tuple[Path, Config]) -> None:
     folder, config = home
     small = replace(COUPLING, pairs=24, shards=4, steps=8)
     own = replace(config, coupling=replace(small, source="tests.coupling.antithetic:AntitheticSource"))

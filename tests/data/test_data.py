@@ -10,6 +10,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import datasets
@@ -77,8 +78,8 @@ def corpus(tmp_path: Path) -> DataConfig:
     )
 
 
-def changed(config: DataConfig, **settings: object) -> DataConfig:
-    return DataConfig(**{**config.__dict__, **settings})  # type: ignore[arg-type]
+def changed(config: DataConfig, **settings: Any) -> DataConfig:
+    return DataConfig(**{**config.__dict__, **settings})
 
 
 # --- tokenizers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,16 @@ def test_a_mask_that_begins_or_ends_rows_is_refused(tmp_path: Path, tokens: dict
         load_tokenizer(str(tmp_path / "bpe"))
 
 
+READERS: tuple[Callable[[Path], object], ...] = (open_source, load_causal_lm, lambda path: find_evaluator(str(path)))
+
+
 @pytest.mark.parametrize("content", ["[]", "5", '"a"', "null"])
 def test_settings_of_models_that_are_no_object_are_named(tmp_path: Path, content: str) -> None:
     save_file({}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(content)
-    for read in (open_source, load_causal_lm, find_evaluator):
+    for read in READERS:
         with pytest.raises(ValueError, match="/config.json is no JSON object: replace it"):
-            read(str(tmp_path) if read is find_evaluator else tmp_path)  # type: ignore[operator]
+            read(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").rename(tmp_path / "model.safetensors.index.json")
     (tmp_path / "model.safetensors.index.json").write_text(content)
@@ -117,9 +121,9 @@ def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:
     hub.mkdir()
     (hub / "config.json").write_text("{}")
     (hub / "model.safetensors").write_bytes(POINTER)
-    for read in (open_source, load_causal_lm, find_evaluator):
+    for read in READERS:
         with pytest.raises(ValueError, match=f"model.safetensors {said}"):
-            read(str(hub) if read is find_evaluator else hub)  # type: ignore[operator]
+            read(hub)
     save_file({}, hub / "model.safetensors")
     (hub / "config.json").write_bytes(POINTER)
     with pytest.raises(ValueError, match=f"config.json {said}"):

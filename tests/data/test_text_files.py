@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,10 +30,10 @@ TEXTS = ["The first text.", "A second one, naïve.", "Third."]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 
 
-def config_of(folder: Path, *train: str, **settings: object) -> DataConfig:
+def config_of(folder: Path, *train: str, **settings: Any) -> DataConfig:
     return DataConfig(
         root=str(folder), source="files", train=train, cache=str(folder / "cache"), **{"valid": train} | settings
-    )  # type: ignore[arg-type]
+    )
 
 
 def texts_of(config: DataConfig, split: str = "train") -> list[str]:

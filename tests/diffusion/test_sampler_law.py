@@ -7,16 +7,20 @@ draws can fall, each weighted by its probability, so its law is computed rather 
 import functools
 import itertools
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from imdm_dist import draws
+from imdm_dist.config import NoisePolicy
 from imdm_dist.diffusion.reveal import grid_time, plan_reveals, reveal_steps
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.diffusion.schedule import alpha
 from imdm_dist.draws import Purpose
-from imdm_dist.model import Vocabulary
+from imdm_dist.model import Backbone, Vocabulary
+from imdm_dist.model.mask_embedding import MaskedRows
 from tests.small import small_model
 
 LENGTH, TOKENS, STATES, STEPS = 3, 2, 3, 3
@@ -25,14 +29,18 @@ CODES = TOKENS + STATES  # of a position: a token, or the mask in one of its sta
 FREE = (0, 2)  # position 1 is a condition
 CLAMPED = 1
 CPU = torch.device("cpu")
+Codes = tuple[int, ...]
+"""Of all positions."""
 
 
-def chain_alphas(start_time, steps=STEPS):
+def chain_alphas(start_time: float, steps: int = STEPS) -> list[float]:
     times = grid_time(torch.tensor(start_time, dtype=torch.float64), torch.arange(steps + 1), steps)
-    return alpha(times).tolist()
+    return [float(one) for one in alpha(times)]
 
 
-def exact_law(prediction, policy, alphas, start):
+def exact_law(
+    prediction: Callable[[Codes], Tensor], policy: str, alphas: Sequence[float], start: Iterable[Sequence[int]]
+) -> dict[Codes, float]:
     """Law over final codes of the chain of Eq. 13.
 
     Args:
@@ -45,7 +53,7 @@ def exact_law(prediction, policy, alphas, start):
     for now, then in itertools.pairwise(alphas):
         reveal = (then - now) / (1 - now)
         keep = {"posterior": now / then, "fixed": 1.0, "fresh": 0.0}[policy]
-        after = {}
+        after: dict[Codes, float] = {}
         for codes, weight in law.items():
             probability = prediction(codes)
             moves = [{code: 1.0} for code in codes]
@@ -66,48 +74,52 @@ def exact_law(prediction, policy, alphas, start):
 class TableModel:
     """A denoiser whose prediction is a random table over all codes; its noise is read from a script."""
 
+    name = "a table"
     mask_id = MASK_ID
     vocabulary = Vocabulary(TOKENS + 1, MASK_ID)
 
-    def __init__(self, state_SLR, device):
+    def __init__(self, state_SLR: Tensor, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(1)
         self.table = torch.randn((CODES,) * LENGTH + (LENGTH, TOKENS + 1), generator=generator, dtype=torch.float64)
         self.table[..., MASK_ID] = -1e6
         self.device, self.table, self.state_SLR = device, self.table.to(device), state_SLR.to(device)
 
-    def hidden(self, x_BL, masked):
+    def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
+        assert masked is not None
         codes = x_BL.clone().flatten()
         codes[masked.flat_M] = TOKENS + self.state_SLR[masked.seed_M, masked.position_M, masked.redraw_M]
         return self.table[tuple(codes.view_as(x_BL).T)]
 
-    def head(self, h_RD):
+    def head(self, h_RD: Tensor) -> Tensor:
         return h_RD
 
-    def prediction(self, codes):
+    def prediction(self, codes: Codes) -> Tensor:
         return self.table[codes][:, :TOKENS].softmax(-1)
 
 
 class Script:
     """A source that says what its row of the enumeration says, and keeps the probability of the tokens it says."""
 
-    def __init__(self, reveal_BL, keep_BLN, token_BL, device):
+    def __init__(self, reveal_BL: Tensor, keep_BLN: Tensor, token_BL: Tensor, device: torch.device) -> None:
         self.reveal_BL, self.keep_BLN, self.token_BL = reveal_BL, keep_BLN, token_BL.to(device)
         self.weight_B = torch.ones(len(token_BL), dtype=torch.float64, device=device)
 
-    def reveal(self, seed_B, length):
+    def reveal(self, seed_B: Tensor, length: int) -> Tensor:
         return self.reveal_BL
 
-    def keep(self, seed_B, length, step_B):
+    def keep(self, seed_B: Tensor, length: int, step_B: Tensor) -> Tensor:
         return self.keep_BLN[torch.arange(len(step_B))[:, None], torch.arange(length), step_B[:, None]]
 
-    def token(self, vocabulary, logits_RV, seed_R, position_R, redraw_R):
+    def token(
+        self, vocabulary: Vocabulary, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, redraw_R: Tensor
+    ) -> Tensor:
         token_R = self.token_BL[seed_R, position_R]
         factor_R = logits_RV.softmax(-1).gather(1, token_R[:, None]).squeeze(1)
         self.weight_B.scatter_reduce_(0, seed_R, factor_R, "prod")
         return token_R
 
 
-def cells(points):
+def cells(points: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Midpoints and widths of the intervals that `points` cut (0, 1) into."""
     edges = torch.tensor([0.0, *sorted(set(points)), 1.0], dtype=torch.float64)
     width = edges.diff()
@@ -115,7 +127,7 @@ def cells(points):
 
 
 @functools.cache
-def sampler_law(policy, start_time, device=CPU):
+def sampler_law(policy: NoisePolicy, start_time: float, device: torch.device = CPU) -> tuple[Tensor, TableModel]:
     """The sampler's law over final tokens of the free positions, by running it on every case."""
     a = chain_alphas(start_time)
     survival, left = [], 1.0
@@ -155,7 +167,7 @@ def sampler_law(policy, start_time, device=CPU):
 @pytest.mark.parametrize(
     ("policy", "start_time"), [("posterior", 1.0), ("posterior", 0.6), ("fixed", 1.0), ("fresh", 1.0)]
 )
-def test_law_of_the_sampler_is_that_of_the_chain(policy, start_time):
+def test_law_of_the_sampler_is_that_of_the_chain(policy: NoisePolicy, start_time: float) -> None:
     law, model = sampler_law(policy, start_time)
     assert law.sum() == pytest.approx(1, abs=1e-12)
     masks = range(TOKENS, CODES)
@@ -164,7 +176,7 @@ def test_law_of_the_sampler_is_that_of_the_chain(policy, start_time):
         assert law[codes[0], codes[2]] == pytest.approx(probability, abs=1e-12)
 
 
-def test_the_policies_differ():
+def test_the_policies_differ() -> None:
     laws = [sampler_law(policy, 1.0)[0] for policy in ("posterior", "fixed", "fresh")]
     assert (laws[0] - laws[1]).abs().max() > 1e-3
     assert (laws[0] - laws[2]).abs().max() > 1e-4
@@ -172,13 +184,13 @@ def test_the_policies_differ():
 
 @pytest.mark.parametrize("policy", ["posterior", "fixed", "fresh"])
 @pytest.mark.parametrize("clamped", [None, 1])
-def test_counter_draws_on_a_backbone_follow_the_chain(policy, clamped):
+def test_counter_draws_on_a_backbone_follow_the_chain(policy: NoisePolicy, clamped: int | None) -> None:
     """Unconditional and conditional, with the finite mask of 3 states and the real draws: a chi-square test."""
     # 3 degrees of freedom at most: p < 2e-5
     assert chi_square(policy, clamped) < 25
 
 
-def chi_square(policy, clamped, device=CPU, count=40_000):
+def chi_square(policy: NoisePolicy, clamped: int | None, device: torch.device = CPU, count: int = 40_000) -> float:
     """Of samples of a backbone on a device, against its law by enumeration on the host."""
     model = small_model("finite", vocab_size=TOKENS + 1, mask_id=MASK_ID)
     expected = backbone_law(model, policy, clamped) * count
@@ -194,12 +206,12 @@ def chi_square(policy, clamped, device=CPU, count=40_000):
     return float(((seen - expected).square()[support] / expected[support]).sum())
 
 
-def backbone_law(model, policy, clamped):
+def backbone_law(model: Backbone, policy: NoisePolicy, clamped: int | None) -> Tensor:
     """Exact two-step law of a backbone with a finite mask: its logits under a seed that has the wanted states."""
     seed, position = torch.arange(400), torch.arange(2)
     state_SL = draws.integer(seed[:, None], Purpose.NOISE, position, 0, STATES)
 
-    def prediction(codes):
+    def prediction(codes: Codes) -> Tensor:
         x = torch.tensor([[min(code, MASK_ID) for code in codes]])
         fits = [(state_SL[:, i] == code - TOKENS) | torch.tensor(code < TOKENS) for i, code in enumerate(codes)]
         fitting = (fits[0] & fits[1]).nonzero()[0]
@@ -213,7 +225,7 @@ def backbone_law(model, policy, clamped):
     return result
 
 
-def test_reveal_steps_follow_their_law_and_the_last_reveals_all():
+def test_reveal_steps_follow_their_law_and_the_last_reveals_all() -> None:
     count, steps = 100_000, 5
     uniform = draws.uniform(torch.arange(count)[:, None], Purpose.REVEAL, torch.arange(1))
     step = reveal_steps(torch.ones(count, 1, dtype=torch.bool), uniform, torch.ones(count, dtype=torch.float64), steps)
@@ -222,7 +234,7 @@ def test_reveal_steps_follow_their_law_and_the_last_reveals_all():
     assert torch.allclose(share[1:], torch.full((steps,), 1 / steps, dtype=torch.float64), atol=0.007)
 
 
-def test_the_network_runs_only_at_steps_that_reveal():
+def test_the_network_runs_only_at_steps_that_reveal() -> None:
     step = torch.tensor([[3, 0, 7, 3], [0, 0, 0, 0], [1, 2, 3, 4]])
     plan = plan_reveals(step)
     assert plan.count_B.tolist() == [2, 0, 4]
@@ -232,7 +244,7 @@ def test_the_network_runs_only_at_steps_that_reveal():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 1000])
-def test_evaluations_are_at_most_steps_and_length(steps):
+def test_evaluations_are_at_most_steps_and_length(steps: int) -> None:
     model = small_model()
     start_BL = torch.full((6, 5), model.mask_id)
     result = sample(model, start_BL, torch.arange(6), steps)
@@ -240,7 +252,7 @@ def test_evaluations_are_at_most_steps_and_length(steps):
     assert (result.tokens_BL != model.mask_id).all()
 
 
-def test_arbitrary_spans_are_kept_and_a_full_sequence_costs_nothing():
+def test_arbitrary_spans_are_kept_and_a_full_sequence_costs_nothing() -> None:
     model = small_model()
     start_BL = torch.randint(0, 10, (4, 6), generator=torch.Generator().manual_seed(0))
     assert sample(model, start_BL, torch.arange(4), 4).evaluations == 0
@@ -249,7 +261,7 @@ def test_arbitrary_spans_are_kept_and_a_full_sequence_costs_nothing():
     assert torch.equal(result.tokens_BL[~masked_BL], start_BL[~masked_BL])
 
 
-def test_a_sample_does_not_depend_on_its_batch():
+def test_a_sample_does_not_depend_on_its_batch() -> None:
     model = small_model().double()
     start_BL = torch.full((8, 6), model.mask_id)
     seed_B = draws.derive_seed(2, Purpose.SAMPLE, torch.arange(8))
@@ -258,18 +270,18 @@ def test_a_sample_does_not_depend_on_its_batch():
     assert torch.equal(together, alone)
 
 
-def test_zero_steps_are_refused():
+def test_zero_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="1 step or more"):
         sample(small_model(), torch.zeros(1, 2, dtype=torch.int64), torch.arange(1), 0)
 
 
-def test_a_uniform_next_to_one_draws_a_token():
+def test_a_uniform_next_to_one_draws_a_token() -> None:
     logits = torch.randn(2000, 101, generator=torch.Generator().manual_seed(0)) * 3
     token = Vocabulary(101, 100).invert_cdf(logits, torch.full((2000,), 1 - 2.0**-53, dtype=torch.float64))
     assert int(token.max()) <= 100
 
 
-def test_tokens_of_probability_zero_are_never_drawn():
+def test_tokens_of_probability_zero_are_never_drawn() -> None:
     logits = torch.tensor([[-1e6, 0.0, -1e6, 1.0, -1e6]]).expand(1000, 5)
     uniform = torch.linspace(0, 1, 1002, dtype=torch.float64)[1:-1]
     uniform[0], uniform[-1] = 2.0**-53, 1 - 2.0**-53
@@ -291,7 +303,7 @@ NO_DISTRIBUTIONS = [
 DISTRIBUTIONS = [[-INF, -INF, 3.0, -INF, 0.0], [0.0, -INF, 1.0, 2.0, 0.0], [3e38, -3e38, 0.0, 0.0, 0.0]]
 
 
-def test_a_row_that_is_no_distribution_gives_the_mask_and_no_other_row_does():
+def test_a_row_that_is_no_distribution_gives_the_mask_and_no_other_row_does() -> None:
     bad, good = (torch.tensor(rows).repeat(50, 1) for rows in (NO_DISTRIBUTIONS, DISTRIBUTIONS))
     uniform = draws.uniform(torch.arange(len(bad) + len(good)), Purpose.TOKEN, 0)
     vocabulary = Vocabulary(5, 4)
@@ -304,7 +316,7 @@ def test_a_row_that_is_no_distribution_gives_the_mask_and_no_other_row_does():
 class DivergedLater(torch.nn.Module):
     """A model that is well until its sequences show more than half of their tokens."""
 
-    def __init__(self, model):
+    def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.model, self.name = model, "runs/a/step-00000007 (ema weights)"
         self.mask_id, self.vocabulary, self.device, self.head = (
@@ -314,14 +326,14 @@ class DivergedLater(torch.nn.Module):
             model.head,
         )
 
-    def hidden(self, x_BL, masked):
+    def hidden(self, x_BL: Tensor, masked: MaskedRows | None) -> Tensor:
         h_BLD = self.model.hidden(x_BL, masked)
         late_B = (x_BL != self.mask_id).sum(1) * 2 > x_BL.shape[1]
         return h_BLD.masked_fill(late_B[:, None, None], NAN)
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_a_model_that_has_diverged_is_refused_by_name_and_step(value):
+def test_a_model_that_has_diverged_is_refused_by_name_and_step(value: float) -> None:
     model = small_model()
     start_BL = torch.full((5, 12), model.mask_id)
     with pytest.raises(
@@ -330,7 +342,7 @@ def test_a_model_that_has_diverged_is_refused_by_name_and_step(value):
         sample(DivergedLater(model), start_BL, torch.arange(5), 16)
     sample(DivergedLater(model), start_BL, torch.arange(5), 1)
     with torch.no_grad():
-        model.output_layer.linear.bias[3] = value
+        model.get_parameter("output_layer.linear.bias")[3] = value
     for steps in (1, 16):
         with pytest.raises(ValueError, match=f"the model gives no distribution .* step 1 of {steps}: .* diverged"):
             sample(model, start_BL, torch.arange(5), steps)

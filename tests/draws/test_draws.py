@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from imdm_dist import draws
 from imdm_dist.config.model import MaskConfig
@@ -21,16 +22,15 @@ KNOWN_ANSWERS = [  # Random123, kat_vectors, philox4x32 with 10 rounds
 ]
 
 
-def words(*values):
-    return tuple(torch.tensor(value) for value in values)
-
-
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
-def test_philox_known_answers(counter, key, answer):
-    assert tuple(int(word) for word in philox4x32(words(*counter), words(*key))) == answer
+def test_philox_known_answers(
+    counter: tuple[int, int, int, int], key: tuple[int, int], answer: tuple[int, ...]
+) -> None:
+    c0, c1, c2, c3, k0, k1 = map(torch.tensor, counter + key)
+    assert tuple(int(word) for word in philox4x32((c0, c1, c2, c3), (k0, k1))) == answer
 
 
-def test_a_draw_does_not_depend_on_what_it_is_drawn_with():
+def test_a_draw_does_not_depend_on_what_it_is_drawn_with() -> None:
     seed_R = draws.derive_seed(5, Purpose.SAMPLE, torch.arange(20))
     position_R, redraw_R = torch.arange(20) % 7, torch.arange(20) % 3
     whole = draws.noise(seed_R, position_R, redraw_R, 13, "uniform")
@@ -42,7 +42,7 @@ def test_a_draw_does_not_depend_on_what_it_is_drawn_with():
 
 
 @pytest.mark.parametrize("law", ["uniform", "gaussian"])
-def test_law_of_the_noise(law):
+def test_law_of_the_noise(law: str) -> None:
     n, dim = 4000, 64
     seed_R = draws.derive_seed(1, Purpose.SAMPLE, torch.arange(n))
     zero_R = torch.zeros(n, dtype=torch.int64)
@@ -63,7 +63,7 @@ def test_law_of_the_noise(law):
             assert abs(share - beyond) < 5 * math.sqrt(beyond / count)
 
 
-def test_bits_of_the_noise_stay_what_they_are():
+def test_bits_of_the_noise_stay_what_they_are() -> None:
     keys = torch.tensor([5, -9]), torch.tensor([0, 3]), torch.tensor([0, 2])
     numerators = (draws.noise(*keys, 5, "uniform") * 2**24).long().tolist()
     assert numerators == [
@@ -74,12 +74,12 @@ def test_bits_of_the_noise_stay_what_they_are():
     assert torch.allclose(draws.noise(*keys, 3, "gaussian"), gaussian, atol=1e-6)
 
 
-def coin(seed_R, position_R, redraw_R, dim):
+def coin(seed_R: Tensor, position_R: Tensor, redraw_R: Tensor, dim: int) -> Tensor:
     """A law of a user's own: -1 or 1."""
     return ((draws.noise_words(seed_R, position_R, redraw_R, dim) >> 31) * 2 - 1).float()[:, :dim]
 
 
-def test_a_law_of_ones_own_goes_by_its_place():
+def test_a_law_of_ones_own_goes_by_its_place() -> None:
     seed_R, zero_R = torch.arange(2000), torch.zeros(2000, dtype=torch.int64)
     law = "tests.draws.test_draws:coin"
     noise = draws.noise(seed_R, zero_R, zero_R, 3, MaskConfig(law=law).law)
@@ -89,7 +89,7 @@ def test_a_law_of_ones_own_goes_by_its_place():
 
 
 @pytest.mark.parametrize("neighbour", ["seed", "position", "redraw", "dimension", "purpose"])
-def test_neighbouring_keys_are_uncorrelated(neighbour):
+def test_neighbouring_keys_are_uncorrelated(neighbour: str) -> None:
     n = 50_000
     key = torch.arange(n)
     zero = torch.zeros_like(key)
@@ -108,21 +108,21 @@ def test_neighbouring_keys_are_uncorrelated(neighbour):
     assert abs(torch.corrcoef(pair)[0, 1]) < 5 / math.sqrt(n)
 
 
-def test_uniform_lies_strictly_inside_and_is_uniform():
+def test_uniform_lies_strictly_inside_and_is_uniform() -> None:
     value = draws.uniform(torch.arange(200_000), Purpose.TEST, 0)
     assert value.min() > 0 and value.max() < 1
     histogram = torch.histc(value, 100, 0, 1)
     assert ((histogram - 2000).square() / 2000).sum() < 99 + 5 * math.sqrt(2 * 99)
 
 
-def test_integers_are_uniform():
+def test_integers_are_uniform() -> None:
     value = draws.integer(torch.arange(60_000), Purpose.NOISE, 0, 0, 6)
     count = torch.bincount(value, minlength=6).double()
     assert len(count) == 6
     assert ((count - 10_000).square() / 10_000).sum() < 5 + 5 * math.sqrt(2 * 5)
 
 
-def test_child_seeds_use_all_bits_and_do_not_collide():
+def test_child_seeds_use_all_bits_and_do_not_collide() -> None:
     seeds = draws.derive_seed(3, Purpose.PAIR, torch.arange(100_000))
     assert len(seeds.unique()) == 100_000
     bits = torch.stack([(seeds >> bit) & 1 for bit in range(64)]).double().mean(dim=1)

@@ -69,7 +69,9 @@ def test_perplexity_is_over_all_positions() -> None:
     model = TrigramModel.fit(rows, VOCAB)
     row = rows[:1]
     contexts = [VOCAB, VOCAB, *row[0]]
-    chances = [model.probabilities(model.pack(*contexts[at : at + 2], row[0, at : at + 1]))[0] for at in range(7)]
+    chances = [
+        model.probabilities(model.pack(contexts[at], contexts[at + 1], row[0, at : at + 1]))[0] for at in range(7)
+    ]
     assert _perplexity(model, row) == pytest.approx(np.exp(-np.log(chances).mean()))
 
 

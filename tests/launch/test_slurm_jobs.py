@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,14 +93,14 @@ def launch(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str, *options
         ({"sbatch": ("--no-requeue",)}, "resources.sbatch has '--no-requeue', which jobs"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings, match):
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match) as caught:
         ResourcesConfig(**settings)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("time", ["7", "0:07:00", "24:00:00", "1-0", "0", "UNLIMITED", ""])
-def test_time_limits_that_leave_time(time):
+def test_time_limits_that_leave_time(time: str) -> None:
     assert ResourcesConfig(time=time).time == time
 
 
@@ -118,7 +119,14 @@ def test_time_limits_that_leave_time(time):
         ("debug*|4|n/a|30:00", {"time": "1:00:00", "sbatch": ("--qos=long",)}, {}, None),
     ],
 )
-def test_time_limits_of_partitions(fake_slurm: FakeSlurm, monkeypatch, partitions, settings, environment, match):
+def test_time_limits_of_partitions(
+    fake_slurm: FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    partitions: str,
+    settings: dict[str, Any],
+    environment: dict[str, str],
+    match: str | None,
+) -> None:
     fake_slurm.say(partitions=partitions)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -132,7 +140,9 @@ def test_time_limits_of_partitions(fake_slurm: FakeSlurm, monkeypatch, partition
 @pytest.mark.parametrize(
     ("limit", "warning", "refused"), [("2:00", 300, True), ("3:00", 10, False), ("1-0", 300, False)]
 )
-def test_a_script_refuses_a_limit_shorter_than_its_warning(hosts: FakeSlurm, monkeypatch, limit, warning, refused):
+def test_a_script_refuses_a_limit_shorter_than_its_warning(
+    hosts: FakeSlurm, monkeypatch: pytest.MonkeyPatch, limit: str, warning: int, refused: bool
+) -> None:
     hosts.say(limit=limit)
     monkeypatch.setenv("IMDM_WARNING_S", str(warning))
     if not refused:
@@ -145,11 +155,11 @@ def test_a_script_refuses_a_limit_shorter_than_its_warning(hosts: FakeSlurm, mon
 
 
 @pytest.mark.parametrize(("given", "warning"), [({}, "300"), ({"IMDM_WARNING_S": "30"}, "30")])
-def test_a_script_says_when_it_is_warned(tmp_path, given, warning):
+def test_a_script_says_when_it_is_warned(tmp_path: Path, given: dict[str, str], warning: str) -> None:
     (tmp_path / "python").write_text('#!/bin/sh\necho "$IMDM_WARNING_S"\n')
     (tmp_path / "python").chmod(0o755)
     environment = {**os.environ, "IMDM_HOME": str(ROOT), "IMDM_PYTHON": str(tmp_path / "python"), **given}
-    command = ["bash", ROOT / "slurm" / "train.sh", "runs/x"]
+    command = ["bash", str(ROOT / "slurm" / "train.sh"), "runs/x"]
     assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == f"{warning}\n"
 
 
@@ -162,7 +172,7 @@ def tiny_chain(home: Path, *overrides: str) -> Chain:
 
 
 @pytest.mark.parametrize("name", ["100%x", "a b", "co:lon", "it's", "%"])
-def test_a_log_is_where_it_was_named(fake_slurm: FakeSlurm, tmp_path, name):
+def test_a_log_is_where_it_was_named(fake_slurm: FakeSlurm, tmp_path: Path, name: str) -> None:
     submit_chain(tiny_chain(tmp_path), tmp_path / name)
     asked = (fake_slurm.folder / "sbatch-asked").read_text()
     place = str((tmp_path / name / "tiny" / "logs").resolve()).replace("%", "%%")
@@ -170,7 +180,7 @@ def test_a_log_is_where_it_was_named(fake_slurm: FakeSlurm, tmp_path, name):
         assert f"--output={shlex.quote(f'{place}/{log}.log')}\n" in asked
 
 
-def test_a_path_that_cannot_be_named_is_refused(fake_slurm: FakeSlurm, tmp_path):
+def test_a_path_that_cannot_be_named_is_refused(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
     resources = tiny_chain(tmp_path).stage("teacher").config.resources
     for name in ("100%j", "back\\slash", "two\nlines"):
         with pytest.raises(ValueError, match="take another folder"):
@@ -188,7 +198,7 @@ def long_name(home: Path) -> Path:
     return path
 
 
-def test_names_of_other_jobs_of_the_user_may_hold_anything(fake_slurm: FakeSlurm):
+def test_names_of_other_jobs_of_the_user_may_hold_anything(fake_slurm: FakeSlurm) -> None:
     fake_slurm.say(queue="5|N/A|RUNNING|None|1:00|node1|a|b\nrest of it\n6|1|PENDING|Priority|1:00||c")
     assert [(job.id, job.name, job.element) for job in slurm.queue()] == [(5, "a|b", ""), (6, "c", "1")]
 
@@ -196,7 +206,9 @@ def test_names_of_other_jobs_of_the_user_may_hold_anything(fake_slurm: FakeSlurm
 # What waits for what
 
 
-def test_what_starts_from_a_coupling_waits_for_its_end_alone(fake_slurm: FakeSlurm, tmp_path, capsys):
+def test_what_starts_from_a_coupling_waits_for_its_end_alone(
+    fake_slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     jobs = submit_chain(tiny_chain(tmp_path, "teacher/resources.time=2:00:00"), tmp_path / "runs")
     waits = {
         name: next((o for o in options if o.startswith("--dependency=")), "")
@@ -208,7 +220,7 @@ def test_what_starts_from_a_coupling_waits_for_its_end_alone(fake_slurm: FakeSlu
     assert f"teacher: job {ids['teacher']}, 2.0 hours at most after" in capsys.readouterr().err
 
 
-def test_a_part_of_a_chain_is_submitted(fake_slurm: FakeSlurm, tmp_path):
+def test_a_part_of_a_chain_is_submitted(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
     chain = tiny_chain(tmp_path)
     jobs = submit_chain(chain, tmp_path / "runs", stages=needed(chain, "sdtt"))
     assert set(jobs) == {"prepare_data", "teacher", "sdtt"} and len(fake_slurm.submitted) == 3
@@ -250,7 +262,14 @@ def queue_line(state: str, job: int = 51, name: str = "lm1b_small_redi", element
 
 
 @pytest.mark.parametrize("stage", ["teacher", "judge"])
-def test_a_job_of_a_script_is_seen(fake_slurm: FakeSlurm, begun, tmp_path, monkeypatch, capsys, stage):
+def test_a_job_of_a_script_is_seen(
+    fake_slurm: FakeSlurm,
+    begun: tuple[Chain, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+) -> None:
     chain, root = begun[0], tmp_path / "runs"
     work_on(chain, root, monkeypatch, stage)
     for state, shown in (("RUNNING", "running"), ("PENDING", "queued")):
@@ -267,14 +286,18 @@ def test_a_job_of_a_script_is_seen(fake_slurm: FakeSlurm, begun, tmp_path, monke
     assert fake_slurm.asked[-1] == "scancel 51"
 
 
-def test_a_job_of_a_script_that_has_ended_is_no_hindrance(fake_slurm: FakeSlurm, begun, tmp_path, monkeypatch):
+def test_a_job_of_a_script_that_has_ended_is_no_hindrance(
+    fake_slurm: FakeSlurm, begun: tuple[Chain, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chain, root = begun[0], tmp_path / "runs"
     work_on(chain, root, monkeypatch)
     fake_slurm.say(queue=queue_line("NODE_FAIL"))
     assert submit_chain(chain, root)["teacher"].id != 51
 
 
-def test_a_process_without_a_job_is_seen(fake_slurm: FakeSlurm, begun, tmp_path, monkeypatch):
+def test_a_process_without_a_job_is_seen(
+    fake_slurm: FakeSlurm, begun: tuple[Chain, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chain, root = begun[0], tmp_path / "runs"
     folder = work_on(chain, root, monkeypatch, job="")
     row = status(chain, root)[0]
@@ -296,7 +319,7 @@ def test_a_process_without_a_job_is_seen(fake_slurm: FakeSlurm, begun, tmp_path,
     assert status(chain, root)[0].note == f"job 9, process {2**22 + 1} on elsewhere"
 
 
-def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path):
+def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
     (tmp_path / "submitit").mkdir()
     (tmp_path / "submitit" / "51_submission.sh").touch()
     for state in ("PENDING", "RUNNING"):
@@ -310,7 +333,7 @@ def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path):
         check_idle(tmp_path, [])
 
 
-def test_a_job_whose_inputs_are_not_whole_says_so(begun, tmp_path):
+def test_a_job_whose_inputs_are_not_whole_says_so(begun: tuple[Chain, Path], tmp_path: Path) -> None:
     chain = begun[0]
     said = r"^stage redi starts from teacher, which is missing \(was never made\): imdm_dist run makes it"
     with pytest.raises(ValueError, match=said):
@@ -320,7 +343,9 @@ def test_a_job_whose_inputs_are_not_whole_says_so(begun, tmp_path):
 # Where the log is
 
 
-def test_a_job_that_ended_names_its_log_if_there_is_one(fake_slurm: FakeSlurm, begun, tmp_path):
+def test_a_job_that_ended_names_its_log_if_there_is_one(
+    fake_slurm: FakeSlurm, begun: tuple[Chain, Path], tmp_path: Path
+) -> None:
     chain, root = begun[0], tmp_path / "runs"
     home = root / chain.name
     for stage, number in (("teacher", 51), ("judge", 52)):
@@ -337,8 +362,8 @@ def test_a_job_that_ended_names_its_log_if_there_is_one(fake_slurm: FakeSlurm, b
 
 
 def test_a_job_of_which_a_process_died_is_queued_again_a_bounded_number_of_times(
-    hosts: FakeSlurm, tmp_path, monkeypatch, capfd
-):
+    hosts: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def run() -> int:
         die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
         return launch(monkeypatch, tmp_path, die, "--restarts", "2", "--folder", "run")
@@ -357,7 +382,9 @@ def test_a_job_of_which_a_process_died_is_queued_again_a_bounded_number_of_times
     assert run() == 2 and len(hosts.asked) == 3
 
 
-def test_a_refusal_counts_though_the_other_processes_are_killed_for_it(hosts: FakeSlurm, tmp_path, monkeypatch, capfd):
+def test_a_refusal_counts_though_the_other_processes_are_killed_for_it(
+    hosts: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     refuse = (
         "from imdm_dist.error_boundary import guarded\ndef main(): raise ValueError('no such text')\nguarded(main)\n"
     )
@@ -372,7 +399,9 @@ def test_a_refusal_counts_though_the_other_processes_are_killed_for_it(hosts: Fa
 
 
 @pytest.mark.parametrize("restarts", ["0", "3"])
-def test_what_the_user_has_to_mend_is_not_tried_again(hosts: FakeSlurm, tmp_path, monkeypatch, capfd, restarts):
+def test_what_the_user_has_to_mend_is_not_tried_again(
+    hosts: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], restarts: str
+) -> None:
     refuse = "import sys; print('error: no', file=sys.stderr); sys.exit(2)"
     assert launch(monkeypatch, tmp_path, refuse, "--restarts", restarts, "--folder", "run") == 2
     assert hosts.asked == []
@@ -380,14 +409,18 @@ def test_what_the_user_has_to_mend_is_not_tried_again(hosts: FakeSlurm, tmp_path
     assert said == "error: no\nerror: its processes ended with exit code 2: see the messages above\n"
 
 
-def test_processes_that_do_not_wait_for_each_other_start_again_in_place(hosts: FakeSlurm, tmp_path, monkeypatch, capfd):
+def test_processes_that_do_not_wait_for_each_other_start_again_in_place(
+    hosts: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     once = "import pathlib, sys; p = pathlib.Path('was'); sys.exit(0 if p.exists() else p.touch() or 9)"
     assert launch(monkeypatch, tmp_path, once, "--apart", "--restarts", "1") == 0
     assert hosts.asked == []
     assert "ended with exit code 9: see the messages above; started again\n" in capfd.readouterr().err
 
 
-def test_a_submitted_run_of_which_a_process_died(hosts: FakeSlurm, tmp_path, monkeypatch):
+def test_a_submitted_run_of_which_a_process_died(
+    hosts: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What Submitit runs in the batch script, here as SLURM would."""
     run = tmp_path / "a run"
     config = tiny_chain(tmp_path, "resources.nodes=1").stage("teacher").config
@@ -407,7 +440,7 @@ def test_a_submitted_run_of_which_a_process_died(hosts: FakeSlurm, tmp_path, mon
     assert end(2) == (2, [again, again])
 
 
-def test_crashes_are_counted_anew_after_progress(tmp_path):
+def test_crashes_are_counted_anew_after_progress(tmp_path: Path) -> None:
     run = tmp_path / "run"
     counts = []
     for name in ("", "", "step-00000010", "", "shard-00000.parquet", ""):
@@ -451,7 +484,9 @@ def coupling_of(folder: Path, finished: list[float], workers: int, shards: int =
         ([1000.0 + shard for shard in range(101)], 1, 10.0),  # of the newest alone: it had waited
     ],
 )
-def test_the_pace_of_a_coupling_from_its_first_shards_on(tmp_path, finished, workers, rate):
+def test_the_pace_of_a_coupling_from_its_first_shards_on(
+    tmp_path: Path, finished: list[float], workers: int, rate: float | None
+) -> None:
     there = coupling_progress(coupling_of(tmp_path / "pairs", finished, workers))
     assert there is not None
     assert there.pairs_per_s == (None if rate is None else pytest.approx(rate, rel=1e-6))

@@ -59,7 +59,8 @@ class TinyBlock(nn.Module):
         q_BHLE, k_BHLE, v_BHLE = (part_BLHE.transpose(1, 2) for part_BLHE in parts)
         h_BLD = h_BLD + self.mix(attention(q_BHLE, k_BHLE, v_BHLE).transpose(1, 2).flatten(2))
         x_BLD = self.before_mlp(h_BLD).to(self.up.weight.dtype)
-        return h_BLD + self.down(nn.functional.gelu(self.up(x_BLD)))
+        out_BLD: Tensor = h_BLD + self.down(nn.functional.gelu(self.up(x_BLD)))
+        return out_BLD
 
 
 class Tiny(Backbone):

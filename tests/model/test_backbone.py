@@ -2,18 +2,22 @@
 
 import copy
 import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from imdm_dist.config.model import MaskConfig
+from imdm_dist.config.model import MaskConfig, ModelConfig
 from imdm_dist.model import Backbone, MaskEmbedding, build_backbone, masked_rows
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.model.layers import capped_attention
-from imdm_dist.model.mask_embedding import build_mask, deduce_mask
+from imdm_dist.model.mask_embedding import MaskedRows, build_mask, deduce_mask
 from tests.small import small_config, small_model
 
+Size = Literal["tiny", "small", "medium", "large"]
 GPT2, BERT = (50258, 50257), (30522, 103)
 PUBLISHED = [  # millions of parameters and tensors of the public checkpoints
     ("tiny", GPT2, 80.06, 90),
@@ -27,13 +31,13 @@ PUBLISHED = [  # millions of parameters and tensors of the public checkpoints
 ]
 
 
-def count(config, vocab):
+def count(config: ModelConfig, vocab: tuple[int, int]) -> list[int]:
     with torch.device("meta"):
         return [p.numel() for p in build_backbone(config, *vocab).parameters()]
 
 
 @pytest.mark.parametrize(("size", "vocab", "millions", "tensors"), PUBLISHED)
-def test_sizes(size, vocab, millions, tensors):
+def test_sizes(size: Size, vocab: tuple[int, int], millions: float, tensors: int) -> None:
     sizes = count(DitConfig(size=size), vocab)
     assert round(sum(sizes) / 1e6, 2) == millions
     assert len(sizes) == tensors
@@ -42,19 +46,19 @@ def test_sizes(size, vocab, millions, tensors):
 @pytest.mark.parametrize(
     ("size", "noise_dim", "millions"), [("large", 2048, 22.03), ("small", 768, 4.72), ("small", 2048, 8.65)]
 )
-def test_noise_mlp_sizes(size, noise_dim, millions):
+def test_noise_mlp_sizes(size: Size, noise_dim: int, millions: float) -> None:
     mask = MaskConfig(kind="infinite", noise_dim=noise_dim)
     more = sum(count(DitConfig(size=size, mask=mask), GPT2)) - sum(count(DitConfig(size=size), GPT2))
     assert round(more / 1e6, 2) == millions
 
 
-def test_finite_mask_of_the_paper_matches_the_mlp():
+def test_finite_mask_of_the_paper_matches_the_mlp() -> None:
     mask = MaskConfig(kind="finite", n_states=6144)
     more = sum(count(DitConfig(mask=mask), BERT)) - sum(count(DitConfig(), BERT))
     assert more == 6144 * 768
 
 
-def test_names_and_shapes():
+def test_names_and_shapes() -> None:
     with torch.device("meta"):
         state = build_backbone(DitConfig(mask=MaskConfig(kind="infinite")), *GPT2).state_dict()
     d = 768
@@ -81,7 +85,7 @@ def test_names_and_shapes():
     assert len(state) == 130 + 3 + 1
 
 
-def test_order_of_parameters_is_that_of_the_unnamed_ema_list():
+def test_order_of_parameters_is_that_of_the_unnamed_ema_list() -> None:
     names = [name for name, _ in small_model("single").named_parameters()]
     assert names[:5] == ["vocab_embed.embedding"] + [
         f"sigma_map.mlp.{i}.{k}" for i in (0, 2) for k in ("weight", "bias")
@@ -93,12 +97,12 @@ def test_order_of_parameters_is_that_of_the_unnamed_ema_list():
     assert names[-5:] == [f"output_layer.{name}" for name in last.split()]
 
 
-def reference_logits(state, x, heads, soft_cap=0.0):
+def reference_logits(state: Mapping[str, Tensor], x: Tensor, heads: int, soft_cap: float = 0.0) -> Tensor:
     """The published architecture written out on its own, one sequence at a time."""
     hidden = state["vocab_embed.embedding"].shape[1]
     width = hidden // heads
 
-    def norm(h, weight):
+    def norm(h: Tensor, weight: Tensor) -> Tensor:
         centred = h - h.mean(-1, keepdim=True)
         return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * weight
 
@@ -120,7 +124,7 @@ def reference_logits(state, x, heads, soft_cap=0.0):
         for head in range(heads):
             part = slice(head * width, (head + 1) * width)
 
-            def turn(z):
+            def turn(z: Tensor) -> Tensor:
                 a, b = z[:, : width // 2], z[:, width // 2 :]
                 return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
@@ -136,11 +140,12 @@ def reference_logits(state, x, heads, soft_cap=0.0):
         state["output_layer.adaLN_modulation.weight"] @ cond + state["output_layer.adaLN_modulation.bias"]
     ).split(hidden)
     y = norm(h, state["output_layer.norm_final.weight"]) * (1 + scale) + shift
-    return y @ state["output_layer.linear.weight"].T + state["output_layer.linear.bias"]
+    logits: Tensor = y @ state["output_layer.linear.weight"].T + state["output_layer.linear.bias"]
+    return logits
 
 
 @pytest.mark.parametrize("soft_cap", [0.0, 2.0])
-def test_logits_equal_an_independent_implementation(soft_cap):
+def test_logits_equal_an_independent_implementation(soft_cap: float) -> None:
     model = small_model("single", attention_soft_cap=soft_cap)
     x = torch.randint(0, 11, (3, 7), generator=torch.Generator().manual_seed(0))
     ours = model.logits(x, torch.arange(3))[..., :10]
@@ -153,7 +158,7 @@ def test_logits_equal_an_independent_implementation(soft_cap):
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["bf16", "autocast"])
 @pytest.mark.parametrize("largest", [5.0, 17.0, 40.0])
-def test_soft_capped_attention_keeps_its_scores_in_float32(largest, autocast):
+def test_soft_capped_attention_keeps_its_scores_in_float32(largest: float, autocast: bool) -> None:
     """Formed in bfloat16 they cost 0.006, 0.013 and 0.018 of the output at these scores; its own rounding is 0.002."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 4, 64, 32, generator=generator) for _ in range(3))
@@ -181,11 +186,11 @@ def deep_model(gate: float = 0.1, vocab: int = 100) -> Backbone:
                 if "norm" in name
                 else gate * random
             )
-        model.vocab_embed.embedding.mul_(3 * math.sqrt(64))
+        model.get_parameter("vocab_embed.embedding").mul_(3 * math.sqrt(64))
     return model
 
 
-def test_bf16_keeps_the_residual_stream_in_float32():
+def test_bf16_keeps_the_residual_stream_in_float32() -> None:
     """With a stream in bfloat16 the divergence is 7e-5; what the products round is 9e-6, as under autocast."""
     model = deep_model()
     generator = torch.Generator().manual_seed(1)
@@ -207,7 +212,7 @@ def test_bf16_keeps_the_residual_stream_in_float32():
 
 
 @pytest.mark.parametrize("kind", ["infinite", "finite"])
-def test_a_new_mask_embedding_changes_nothing_bit_for_bit(kind):
+def test_a_new_mask_embedding_changes_nothing_bit_for_bit(kind: str) -> None:
     plain = small_model("single")
     noisy = build_backbone(small_config(kind), 11, 10).eval()
     noisy.load_state_dict(plain.state_dict(), strict=False)
@@ -218,7 +223,7 @@ def test_a_new_mask_embedding_changes_nothing_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("kind", ["infinite", "finite"])
-def test_noise_reaches_masked_positions_alone(kind):
+def test_noise_reaches_masked_positions_alone(kind: str) -> None:
     model = small_model(kind)
     visible = torch.tensor([[1, 2, 3, 4]])
     assert torch.equal(model.logits(visible, torch.tensor([1])), model.logits(visible, torch.tensor([2])))
@@ -229,7 +234,7 @@ def test_noise_reaches_masked_positions_alone(kind):
     assert torch.equal(outputs[0], again)
 
 
-def test_untrained_logits_are_uniform():
+def test_untrained_logits_are_uniform() -> None:
     model = build_backbone(small_config("single"), 11, 10)
     probability = model.logits(torch.tensor([[1, 10]]), torch.tensor([0])).softmax(-1)
     assert torch.allclose(probability[..., :10], torch.tensor(0.1))
@@ -237,7 +242,7 @@ def test_untrained_logits_are_uniform():
 
 
 @pytest.mark.parametrize("output_bias", [False, True])
-def test_output_bias_is_a_choice(output_bias):
+def test_output_bias_is_a_choice(output_bias: bool) -> None:
     config = DitConfig(size="tiny", mask=MaskConfig(kind="infinite", output_bias=output_bias))
     with torch.device("meta"):
         names = build_backbone(config, *GPT2).state_dict()
@@ -247,15 +252,15 @@ def test_output_bias_is_a_choice(output_bias):
 class PositionMask(MaskEmbedding):
     """A mask of a user's own: a learned vector, times the position."""
 
-    def __init__(self, config, hidden_dim):
+    def __init__(self, config: MaskConfig, hidden_dim: int) -> None:
         super().__init__()
         self.vector = torch.nn.Parameter(torch.zeros(hidden_dim))
 
-    def offset(self, rows):
+    def offset(self, rows: MaskedRows) -> Tensor:
         return rows.position_M[:, None] * self.vector
 
 
-def test_a_mask_of_ones_own_goes_by_its_place():
+def test_a_mask_of_ones_own_goes_by_its_place() -> None:
     model = small_model("tests.model.test_backbone:PositionMask")
     assert model.get_parameter("vocab_embed.imdm_mlp.vector").any()
     x = torch.tensor([[10, 1, 10, 2]])
@@ -266,6 +271,6 @@ def test_a_mask_of_ones_own_goes_by_its_place():
 
 
 @pytest.mark.parametrize(("kind", "told"), [("single", {}), ("infinite", {"noise_dim": 6, "output_bias": True})])
-def test_a_published_mask_is_known_by_its_parameters(kind, told):
+def test_a_published_mask_is_known_by_its_parameters(kind: str, told: dict[str, Any]) -> None:
     mask = build_mask(MaskConfig(kind=kind, noise_dim=6, output_bias=True), 8)
     assert deduce_mask(dict(mask.named_parameters())) == {"kind": kind, **told}

@@ -1,6 +1,7 @@
 """The point of the method, on {00, 11}: noise bound to its pair makes tokens agree in one step, redrawn does not."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from imdm_dist.training.loop import train
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     """An MDM of the language and a coupling rolled out by it."""
     home = tmp_path_factory.mktemp("method")
     config = Config(
@@ -42,14 +43,14 @@ def base(tmp_path_factory):
     return home, config
 
 
-def figures(folder):
+def figures(folder: Path) -> dict[str, float]:
     model = load_model(folder).model
     seeds = draws.derive_seed(77, Purpose.SAMPLE, torch.arange(2000))
     tokens = sample(model, torch.full((2000, 2), model.mask_id), seeds, 1).tokens_BL
     return table1_row(tokens, noise_response(model, 77, 1000))
 
 
-def redi(base, name, kind, redraw=False):
+def redi(base: tuple[Path, Config], name: str, kind: str, redraw: bool = False) -> dict[str, float]:
     home, config = base
     student = replace(
         config,
@@ -62,7 +63,7 @@ def redi(base, name, kind, redraw=False):
     return figures(home / name)
 
 
-def test_the_teacher_needs_two_steps(base):
+def test_the_teacher_needs_two_steps(base: tuple[Path, Config]) -> None:
     home, _ = base
     assert figures(home / "mdm")["validity"] == pytest.approx(0.5, abs=0.04)
     pairs = Coupling.open(home / "coupling")
@@ -70,7 +71,7 @@ def test_the_teacher_needs_two_steps(base):
     assert len(set(pairs.seed_P.tolist())) == 100
 
 
-def test_bound_noise_makes_tokens_agree_and_redrawn_noise_does_not(base):
+def test_bound_noise_makes_tokens_agree_and_redrawn_noise_does_not(base: tuple[Path, Config]) -> None:
     bound, redrawn = redi(base, "bound", "infinite"), redi(base, "redrawn", "infinite", redraw=True)
     assert bound["validity"] > 0.85
     assert bound["factorization_error"] < 0.25
@@ -78,7 +79,7 @@ def test_bound_noise_makes_tokens_agree_and_redrawn_noise_does_not(base):
     assert redrawn["factorization_error"] > 0.66
 
 
-def test_an_mdm_cannot_use_the_coupling(base):
+def test_an_mdm_cannot_use_the_coupling(base: tuple[Path, Config]) -> None:
     row = redi(base, "mdm_redi", "single")
     assert row["validity"] == pytest.approx(0.5, abs=0.04)
     assert row["factorization_error"] == pytest.approx(0.693, abs=0.02)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from imdm_dist.config import Config, load_config
-from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.examples import DataExamples, slice_batch
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.objectives.nelbo import nelbo
@@ -154,6 +153,6 @@ def test_ones_own_objective_is_built_prepared_and_computed(monkeypatch: pytest.M
     examples = objective_of(ours.objective).examples(ours, slice_batch(4, 0), Rows())
     (batches,) = Prefetched(examples, objective, 0, 1)
     model = small_model()
-    (plain,) = cast(list[MaskedBatch], examples.step(0))
+    (plain,) = examples.step(0)
     with torch.no_grad():
         assert float(objective.loss(model, batches[0])) == pytest.approx(float(nelbo(model, plain, 4096)) / 4)

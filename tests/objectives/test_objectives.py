@@ -5,14 +5,16 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from imdm_dist import draws
+from imdm_dist.config import NoisePolicy
 from imdm_dist.diffusion.schedule import EPSILON, alpha, nelbo_weight
 from imdm_dist.draws import Purpose
-from imdm_dist.model import Vocabulary
-from imdm_dist.objectives.batch import build_batch, draw_mask, strata, stratified_time
+from imdm_dist.model import Backbone, Vocabulary
+from imdm_dist.objectives.batch import MaskedBatch, build_batch, draw_mask, strata, stratified_time
 from imdm_dist.objectives.nelbo import nelbo
-from imdm_dist.objectives.row_loss import divergence_sum
+from imdm_dist.objectives.row_loss import Divergence, divergence_sum
 from imdm_dist.objectives.sdtt import sdtt, taught
 from tests.small import small_model
 
@@ -20,7 +22,7 @@ KINDS = ["single", "infinite", "finite"]
 BATCH, LENGTH = 6, 9
 
 
-def example(model, seed=0, time=None):
+def example(model: Backbone, seed: int = 0, time: float | None = None) -> MaskedBatch:
     """A batch of random tokens, masked at stratified times."""
     generator = torch.Generator().manual_seed(seed)
     others = torch.tensor([token for token in range(model.vocab_size) if token != model.mask_id])
@@ -31,13 +33,13 @@ def example(model, seed=0, time=None):
     return build_batch(clean_BL, masked_BL, time_B, seed_B, seed_B, model.mask_id, float(BATCH * LENGTH))
 
 
-def gradients(model, loss):
+def gradients(model: Backbone, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(model, loss, reference, tolerance=1e-6):
+def assert_same(model: Backbone, loss: Tensor, reference: Tensor, tolerance: float = 1e-6) -> None:
     assert float(loss) == pytest.approx(float(reference), rel=tolerance)
     ours, theirs = gradients(model, loss), gradients(model, reference)
     largest = max(float(g.abs().max()) for g in theirs.values())
@@ -48,7 +50,7 @@ def assert_same(model, loss, reference, tolerance=1e-6):
 @pytest.mark.parametrize("mask_id", [10, 4])
 @pytest.mark.parametrize("chunk_rows", [1000, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nelbo_equals_the_dense_form(kind, chunk_rows, mask_id):
+def test_nelbo_equals_the_dense_form(kind: str, chunk_rows: int, mask_id: int) -> None:
     model = small_model(kind, mask_id=mask_id).double()
     batch = example(model)
     logits_BLV = model.hidden(batch.x_BL, batch.masked)
@@ -59,7 +61,7 @@ def test_nelbo_equals_the_dense_form(kind, chunk_rows, mask_id):
     assert_same(model, nelbo(model, batch, chunk_rows), reference, 1e-6)
 
 
-def test_nelbo_has_its_closed_form_on_a_tiny_language():
+def test_nelbo_has_its_closed_form_on_a_tiny_language() -> None:
     """E over t and masks of the 1/t-weighted loss, by quadrature and enumeration, is minus the summed log p."""
     model = small_model("single", vocab_size=4, mask_id=3).double()
     clean = torch.tensor([[0, 2, 1]])
@@ -80,13 +82,13 @@ def test_nelbo_has_its_closed_form_on_a_tiny_language():
     assert quadrature == pytest.approx(exact, rel=1e-6)
 
 
-def _gauss_legendre(n):
+def _gauss_legendre(n: int) -> list[tuple[float, float]]:
     import numpy
 
     return list(zip(*numpy.polynomial.legendre.leggauss(n), strict=True))
 
 
-def _pattern_integral(masked, visible):
+def _pattern_integral(masked: int, visible: int) -> float:
     """Integral over t in [1e-3, 1] of m^masked (1-m)^visible / t with m = (1-1e-3) t, by the binomial theorem."""
     import math
 
@@ -98,7 +100,7 @@ def _pattern_integral(masked, visible):
     return total
 
 
-def test_monte_carlo_of_the_whole_pipeline_meets_the_closed_form():
+def test_monte_carlo_of_the_whole_pipeline_meets_the_closed_form() -> None:
     """Times, masks and weights as training draws them average to the closed form."""
     model = small_model("single", vocab_size=4, mask_id=3)
     count = 20_000
@@ -119,7 +121,9 @@ def test_monte_carlo_of_the_whole_pipeline_meets_the_closed_form():
     assert estimate == pytest.approx(exact / (1 - EPSILON), rel=0.03)
 
 
-def dense_sdtt(student, teacher, batch, dt, divergence, policy):
+def dense_sdtt(
+    student: Backbone, teacher: Backbone, batch: MaskedBatch, dt: float, divergence: str, policy: str
+) -> Tensor:
     """SDTT as its definition reads: every tensor [B, L, V], no row left out."""
     masked_BL = batch.x_BL == student.mask_id
     seed_BL = draws.derive_seed(batch.draw_seed_B, Purpose.TEACHER, 0)[:, None].expand(BATCH, LENGTH)
@@ -153,7 +157,7 @@ def dense_sdtt(student, teacher, batch, dt, divergence, policy):
 @pytest.mark.parametrize("chunk_rows", [1000, 5])
 @pytest.mark.parametrize("policy", ["fixed", "posterior", "fresh"])
 @pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "total_variation", "mse"])
-def test_sdtt_equals_the_dense_form(divergence, policy, chunk_rows):
+def test_sdtt_equals_the_dense_form(divergence: Divergence, policy: NoisePolicy, chunk_rows: int) -> None:
     # float64 but for the softmax of the two heads, which is float32 by design
     student, teacher = small_model(seed=1, mask_id=4).double(), small_model(seed=2, mask_id=4).double()
     teacher.requires_grad_(False)
@@ -163,7 +167,7 @@ def test_sdtt_equals_the_dense_form(divergence, policy, chunk_rows):
         assert_same(student, loss, dense_sdtt(student, teacher, batch, dt, divergence, policy), 2e-6)
 
 
-def test_sdtt_of_a_step_that_reveals_nothing_is_plain_distillation():
+def test_sdtt_of_a_step_that_reveals_nothing_is_plain_distillation() -> None:
     student, teacher = small_model(seed=1), small_model(seed=2)
     batch = example(student)
     loss = sdtt(student, teacher, taught(batch, 1e-12, "fixed"), "reverse_kl", 1000)
@@ -173,13 +177,13 @@ def test_sdtt_of_a_step_that_reveals_nothing_is_plain_distillation():
     assert float(loss) == pytest.approx(float((cell * (batch.x_BL == 10)).sum() / batch.total), rel=1e-5)
 
 
-def test_a_student_equal_to_its_teacher_has_no_loss_before_anything_is_revealed():
+def test_a_student_equal_to_its_teacher_has_no_loss_before_anything_is_revealed() -> None:
     model = small_model()
     loss = sdtt(model, model, taught(example(model), 1e-12, "fixed"), "reverse_kl", 7)
     assert float(loss) == pytest.approx(0, abs=1e-6)
 
 
-def test_divergences_are_finite_at_the_mask_and_zero_on_equals():
+def test_divergences_are_finite_at_the_mask_and_zero_on_equals() -> None:
     logits = torch.randn(5, 7)
     logits[:, 3] = -1e6
     for kind in ("reverse_kl", "forward_kl", "total_variation", "mse"):
@@ -188,7 +192,7 @@ def test_divergences_are_finite_at_the_mask_and_zero_on_equals():
         assert torch.isfinite(divergence_sum(Vocabulary(7, 3), logits, logits + torch.rand(5, 7), kind))
 
 
-def test_a_batch_without_masks_gives_a_loss_of_zero_with_gradients():
+def test_a_batch_without_masks_gives_a_loss_of_zero_with_gradients() -> None:
     model = small_model()
     seed = torch.arange(2)
     time = torch.full((2,), 0.5, dtype=torch.float64)
@@ -199,7 +203,7 @@ def test_a_batch_without_masks_gives_a_loss_of_zero_with_gradients():
     assert float(loss) == 0
 
 
-def test_times_are_stratified_over_the_global_batch():
+def test_times_are_stratified_over_the_global_batch() -> None:
     seed = draws.derive_seed(0, Purpose.EXAMPLE, torch.arange(64))
     time = stratified_time(seed, 0, 64)
     stratum = ((time - EPSILON) / (1 - EPSILON) * 64).floor().long()
@@ -208,7 +212,7 @@ def test_times_are_stratified_over_the_global_batch():
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 64, 100, 512])
-def test_every_stratum_comes_once_and_neighbours_are_spread_out(count):
+def test_every_stratum_comes_once_and_neighbours_are_spread_out(count: int) -> None:
     found = strata(count)
     assert torch.equal(found.sort().values, torch.arange(count))
     if count >= 64:
@@ -216,7 +220,7 @@ def test_every_stratum_comes_once_and_neighbours_are_spread_out(count):
         assert float((means - 0.5).abs().max()) < 0.03
 
 
-def test_masks_have_the_rate_of_the_forward_process():
+def test_masks_have_the_rate_of_the_forward_process() -> None:
     seed = draws.derive_seed(0, Purpose.EXAMPLE, torch.arange(4000))
     for t in (1e-3, 0.3, 1.0):
         rate = draw_mask(seed, torch.full((4000,), t, dtype=torch.float64), 16).double().mean()
@@ -224,9 +228,9 @@ def test_masks_have_the_rate_of_the_forward_process():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_teacher_that_has_diverged_makes_the_loss_no_number_and_nothing_else(value):
+def test_a_teacher_that_has_diverged_makes_the_loss_no_number_and_nothing_else(value: float) -> None:
     student, teacher = small_model(), small_model(seed=1)
     with torch.no_grad():
-        teacher.output_layer.linear.bias[2] = value
+        teacher.get_parameter("output_layer.linear.bias")[2] = value
     loss = sdtt(student, teacher, taught(example(student), 0.3, "posterior"), "reverse_kl", 1000)
     assert not loss.isfinite()

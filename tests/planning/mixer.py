@@ -32,7 +32,8 @@ class MixerBlock(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         x_BLD = x_BLD + self.positions(x_BLD.mT).mT
         gate, value = self.gate(x_BLD).chunk(2, dim=-1)
-        return x_BLD + torch.sigmoid(gate) * value
+        out_BLD: Tensor = x_BLD + torch.sigmoid(gate) * value
+        return out_BLD
 
 
 class Mixer(Backbone):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,9 @@ from benchmarks import gpu
 from benchmarks.gpu_parts import PARTS
 
 
-def test_every_part_passes_in_tiny_shapes_and_a_failure_is_a_row(tmp_path, monkeypatch):
+def test_every_part_passes_in_tiny_shapes_and_a_failure_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert sum(seconds for seconds, _ in PARTS.values()) <= 9 * 60
     assert gpu.benchmark(tmp_path, True, gpu.run_here, list(PARTS)), (tmp_path / "gpu.md").read_text()
     found = json.loads((tmp_path / "gpu.json").read_text())
@@ -23,7 +26,7 @@ def test_every_part_passes_in_tiny_shapes_and_a_failure_is_a_row(tmp_path, monke
     assert rows["tokens a second"] > 0
     assert rows["error of flex_attention, relative root mean square"] == pytest.approx(0, abs=0.03)
 
-    def faulty(report):
+    def faulty(report: Any) -> None:
         report.check("one that fails", 2.0, 1.0)
         raise RuntimeError("no kernel")
 

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -26,10 +27,10 @@ from imdm_dist.model.cuts import share
 from imdm_dist.model.dit import DiT, DitConfig
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
 from imdm_dist.objectives.flops import MASKED, pair_cost, pass_flops, step_flops
-from imdm_dist.objectives.sdtt import plan_teacher, second_pass_share
+from imdm_dist.objectives.sdtt import SdttConfig, plan_teacher, second_pass_share
 from imdm_dist.planning.activations import _measure, activation_memory
 from imdm_dist.planning.hardware import Hardware
-from imdm_dist.planning.memory import PHASES, rank_memory, worst_masked_share
+from imdm_dist.planning.memory import PHASES, Memory, rank_memory, worst_masked_share
 from imdm_dist.planning.parameters import count_parameters
 from imdm_dist.planning.plan import build_plan
 from imdm_dist.planning.plan_text import plan_text
@@ -50,13 +51,13 @@ def settings(*overrides: str) -> Config:
 # --- parameters
 
 
-def test_the_860m_model_has_the_papers_parameters():
+def test_the_860m_model_has_the_papers_parameters() -> None:
     count = count_parameters(LARGE, GPT2)
     assert f"{count.backbone / 1e6:.2f}M + {count.noise_mlp / 1e6:.2f}M" == "863.16M + 22.03M"
 
 
 @pytest.mark.parametrize("kind", ["single", "infinite", "finite"])
-def test_counts_are_those_of_a_real_model_and_of_its_shares(kind):
+def test_counts_are_those_of_a_real_model_and_of_its_shares(kind: str) -> None:
     config, vocab_size = small_config(kind, n_heads=4), 101
     model = DiT(config, vocab_size, vocab_size - 1)
     mask = sum(p.numel() for name, p in model.named_parameters() if "imdm_mlp" in name)
@@ -67,10 +68,15 @@ def test_counts_are_those_of_a_real_model_and_of_its_shares(kind):
         assert (count.rank, count.rank_largest) == (sum(shares), max(shares))
 
 
-def test_planning_allocates_no_model(monkeypatch):
-    made = []
+def test_planning_allocates_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[DiT] = []
     build = DiT.__init__
-    monkeypatch.setattr(DiT, "__init__", lambda self, *args: (build(self, *args), made.append(self))[0])
+
+    def noted(self: DiT, *arguments: Any) -> None:
+        build(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(DiT, "__init__", noted)
     build_plan(replace(Config(), model=replace(LARGE, cond_dim=64)), Hardware(), GPT2)  # a model not counted before
     assert made and all(p.is_meta or isinstance(p, FakeTensor) for model in made for p in model.parameters())
 
@@ -79,7 +85,7 @@ def test_planning_allocates_no_model(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["single", "infinite"])
-def test_operations_are_what_torch_counts(kind):
+def test_operations_are_what_torch_counts(kind: str) -> None:
     # With a soft cap attention is plain products: torch's counter does not know the CPU's fused kernel.
     config, vocab_size, count, length = small_config(kind, hidden_dim=64, attention_soft_cap=50.0), 307, 4, 32
     model = DiT(config, vocab_size, vocab_size - 1)
@@ -96,7 +102,7 @@ def test_operations_are_what_torch_counts(kind):
     assert head.get_total_flops() == pytest.approx(len(rows.flat_M) * one.row.both, rel=0.01)
 
 
-def test_operations_of_the_860m_model_are_those_of_pencil_and_paper():
+def test_operations_of_the_860m_model_are_those_of_pencil_and_paper() -> None:
     one, dim, length = pass_flops(LARGE, GPT2, 1024), 1536, 1024
     token, first, second, row = 24 * (24 * dim**2 + 4 * dim * length), 8 * dim * 2048, 8 * dim**2, 2 * dim * GPT2
     expected = [(token, 3 * token), (first + second, 2 * first + 3 * second), (row, 3 * row)]
@@ -104,7 +110,7 @@ def test_operations_of_the_860m_model_are_those_of_pencil_and_paper():
         assert (part.forward, part.both) == pytest.approx(both, rel=0.001)
 
 
-def test_parts_of_a_step_and_the_time_until_they_are_known():
+def test_parts_of_a_step_and_the_time_until_they_are_known() -> None:
     config = settings("train.global_batch=8", "data.length=64", "model.size=tiny", "engine.recompute=true")
     sdtt = settings("objective.kind=sdtt", "train.global_batch=8", "data.length=64", "model.size=tiny")
     started = time.monotonic()
@@ -118,7 +124,7 @@ def test_parts_of_a_step_and_the_time_until_they_are_known():
 
 
 @pytest.mark.parametrize(("kind", "steps", "length"), [("plain", 64, 48), ("perturbed", 64, 48), ("perturbed", 16, 96)])
-def test_evaluations_of_a_rollout_are_those_of_the_sampler(kind, steps, length):
+def test_evaluations_of_a_rollout_are_those_of_the_sampler(kind: str, steps: int, length: int) -> None:
     config, pairs = settings(f"coupling.kind={kind}", f"coupling.steps={steps}").coupling, 4000
     generator = torch.Generator().manual_seed(0)
     time_B = torch.ones(pairs, dtype=torch.float64)
@@ -134,17 +140,18 @@ def test_evaluations_of_a_rollout_are_those_of_the_sampler(kind, steps, length):
     assert cost.masked == pytest.approx(float(masked_BL.sum(1).double().mean()), rel=0.03)
 
 
-def test_second_teacher_passes_are_those_of_sdtt():
+def test_second_teacher_passes_are_those_of_sdtt() -> None:
     config = settings("objective.kind=sdtt", "objective.rounds=3", "objective.grid=64", "data.length=24")
-    count, found = 3000, []
-    for number in range(config.objective.rounds):
+    count, found, objective = 3000, [], config.objective
+    assert isinstance(objective, SdttConfig)
+    for number in range(objective.rounds):
         seed_B = derive_seed(number, Purpose.EXAMPLE, torch.arange(count))
         time_B = stratified_time(seed_B, 0, count)
         clean_BL = torch.zeros(count, 24, dtype=torch.int64)
         batch = build_batch(clean_BL, draw_mask(seed_B, time_B, 24), time_B, seed_B, seed_B, 1, 1.0)
         found.append(len(plan_teacher(batch, 2**number / 64, "fixed").changed_A) / count)
-    assert second_pass_share(config.objective, 24) == pytest.approx(sum(found) / len(found), rel=0.03)
-    assert second_pass_share(replace(config.objective, noise_policy="fresh"), 24) == 1.0
+    assert second_pass_share(objective, 24) == pytest.approx(sum(found) / len(found), rel=0.03)
+    assert second_pass_share(replace(objective, noise_policy="fresh"), 24) == 1.0
 
 
 # --- activations
@@ -183,7 +190,7 @@ def saved_bytes(config: Config, vocab_size: int, masked_BL: torch.Tensor) -> int
     ],
     ids=" ".join,
 )
-def test_activations_are_what_autograd_saves(precision, change):
+def test_activations_are_what_autograd_saves(precision: str, change: tuple[str, ...]) -> None:
     size = ("model.size=custom", "model.hidden_dim=64", "model.n_blocks=3", "model.n_heads=4")
     config = settings(*size, "data.length=48", "engine.zero_stage=1", f"engine.precision={precision}", *change)
     masked_BL = torch.arange(12 * 48).view(12, 48) % 2 == 0
@@ -194,7 +201,7 @@ def test_activations_are_what_autograd_saves(precision, change):
 
 @pytest.mark.parametrize("mask", ["single", "infinite", "finite"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_another_family_is_planned(mask, recompute):
+def test_another_family_is_planned(mask: str, recompute: bool) -> None:
     model = MixerConfig(mask=MaskConfig(kind=mask, noise_dim=24, n_states=7))
     engine = EngineConfig(recompute=recompute)
     config = replace(settings("data.length=40", "train.global_batch=12"), model=model, engine=engine)
@@ -209,7 +216,7 @@ def test_another_family_is_planned(mask, recompute):
     assert plan.fits and plan.parameters.total == sum(p.numel() for p in real.parameters())
 
 
-def test_peaks_are_those_of_a_step_of_plain_tensors():
+def test_peaks_are_those_of_a_step_of_plain_tensors() -> None:
     """Beside what is kept: the rows four times (gathered, normed, scaled, modulated); logits and log-probabilities in
     forward, log-probabilities and two gradients in backward."""
     config = settings("model.size=tiny", "data.length=64", "model.dropout=0")
@@ -221,7 +228,7 @@ def test_peaks_are_those_of_a_step_of_plain_tensors():
     assert found.last_block.activations > found.kept > found.first_block.activations
 
 
-def test_a_large_micro_batch_is_planned_from_two_small_ones():
+def test_a_large_micro_batch_is_planned_from_two_small_ones() -> None:
     config = settings("model.size=tiny", "data.length=64", "engine.loss_chunk_rows=128")
     planned, found = (ask(config, 1001, 20, 0.5, "cuda") for ask in (activation_memory, _measure.__wrapped__))
     for part in ("forward", "loss", "last_block", "first_block"):
@@ -252,7 +259,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_memory_is_within_ten_percent_of_what_steps_take(name):
+def test_memory_is_within_ten_percent_of_what_steps_take(name: str) -> None:
     """Two optimizer steps of a model of 20 million parameters, in a process of their own."""
     size = ("model.size=custom", "model.hidden_dim=384", "model.n_blocks=6", "model.n_heads=6")
     shape = (*size, "data.length=96", "train.global_batch=12", "train.async_save=false", *MEASURED[name])
@@ -267,13 +274,14 @@ def test_memory_is_within_ten_percent_of_what_steps_take(name):
     assert memory.peak - memory.parts["framework"][0] == pytest.approx(measured, rel=0.10)
 
 
-def memory_of(world: int = 8, device: str = "cuda", **changes):
-    engine = EngineConfig(**({"precision": "bf16", "zero_stage": 1, "micro_batch": 4} | changes))
+def memory_of(world: int = 8, device: Literal["cuda", "cpu"] = "cuda", **changes: Any) -> Memory:
+    settings: dict[str, Any] = {"precision": "bf16", "zero_stage": 1, "micro_batch": 4}
+    engine = EngineConfig(**settings | changes)
     config = replace(Config(), model=LARGE, engine=engine, data=DataConfig(length=1024))
     return rank_memory(config, GPT2, world, 4, 512 * engine.tensor_parallel // world // 4, device)
 
 
-def test_what_each_setting_divides():
+def test_what_each_setting_divides() -> None:
     p, one = count_parameters(LARGE, GPT2).total, PHASES.index("loss")
     plain = memory_of(zero_stage=0, precision="fp32")
     assert [plain.parts[part][one] for part in ("weights", "gradients", "optimizer state", "EMA")] == [
@@ -296,7 +304,7 @@ def test_what_each_setting_divides():
     assert moved.parts["optimizer state"][one] == 0 and moved.host > first.host + 16 * (p // 8)
 
 
-def test_the_micro_batch_that_has_most_masked_rows_is_planned_for():
+def test_the_micro_batch_that_has_most_masked_rows_is_planned_for() -> None:
     config = settings("train.global_batch=64")
     seed_B = derive_seed(0, Purpose.EXAMPLE, torch.arange(64))
     masked_BL = draw_mask(seed_B, stratified_time(seed_B, 0, 64), 4096)
@@ -309,13 +317,13 @@ def test_the_micro_batch_that_has_most_masked_rows_is_planned_for():
 # --- what does not fit
 
 
-def test_a_remedy_is_named_that_fits():
+def test_a_remedy_is_named_that_fits() -> None:
     config = replace(Config(), model=LARGE, data=DataConfig(length=1024))
     for room in (70e9, 40e9, 20e9):
         hardware = Hardware(gpus=8, memory=room)
         plan = build_plan(config, hardware, GPT2)
         assert not plan.fits and plan.remedy is not None
-        named = {name.removeprefix("engine."): value for name, value in plan.remedy.settings.items()}
+        named: dict[str, Any] = {name.removeprefix("engine."): value for name, value in plan.remedy.settings.items()}
         better = build_plan(replace(config, engine=replace(config.engine, **named)), hardware, GPT2)
         assert better.fits and better.remedy is None and better.memory.peak == plan.remedy.peak
         assert all(f"{name}={str(value).lower()}" in plan_text(plan) for name, value in plan.remedy.settings.items())
@@ -332,7 +340,9 @@ def test_a_remedy_is_named_that_fits():
         (5, ("engine.tensor_parallel=5",), r"model.n_heads=12: set it to one of 1$"),
     ],
 )
-def test_bad_combinations_are_refused_with_numbers_that_work(gpus, overrides, message):
+def test_bad_combinations_are_refused_with_numbers_that_work(
+    gpus: int, overrides: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build_plan(settings(*overrides), Hardware(gpus=gpus))
 
@@ -340,7 +350,7 @@ def test_bad_combinations_are_refused_with_numbers_that_work(gpus, overrides, me
 # --- vocabulary, tables
 
 
-def test_vocabulary_from_settings(tmp_path):
+def test_vocabulary_from_settings(tmp_path: Path) -> None:
     assert vocabulary_size(DataConfig()) == 1025
     assert vocabulary_size(DataConfig(source="synthetic")) == 3
     assert vocabulary_size(DataConfig(tokenizer="openai-community/gpt2")) == GPT2
@@ -356,7 +366,7 @@ def tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_the_tool_plans_a_chain_and_refuses_in_a_line():
+def test_the_tool_plans_a_chain_and_refuses_in_a_line() -> None:
     done = tool("configs/embedded_chain.yaml", "--json", "--gpus", "2", "--pairs", "1000")
     stages = {stage["stage"]: stage for stage in json.loads(done.stdout)}
     assert set(stages) == {"teacher", "imdm_sdtt", "pairs", "imdm_redi"}
@@ -366,7 +376,7 @@ def test_the_tool_plans_a_chain_and_refuses_in_a_line():
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "63 or 66" in done.stderr
 
 
-def test_tables_are_aligned():
+def test_tables_are_aligned() -> None:
     plan = build_plan(settings("data.tokenizer=gpt2", "train.steps=1000"), Hardware(gpus=8))
     text = plan_text(plan)
     lines = text.splitlines()

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from packaging.requirements import Requirement
-from torch import nn
+from torch import Tensor, nn
 
 from imdm_dist.chain.checks import Checks
 from imdm_dist.chain.stages.train import check_training
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.config.load import load_config
 from imdm_dist.config.schema import Config
-from imdm_dist.parallel.topology import joined
-from imdm_dist.training.engine import QUANTITIES, engine_of
+from imdm_dist.model import Backbone
+from imdm_dist.parallel.topology import Topology, joined
+from imdm_dist.training.engine import QUANTITIES, Engine, engine_of
 from imdm_dist.training.optimizers import create_state, set_updates, skip_unless_finite, updates_of
 from tests.other_adam import OtherAdam
 from tests.small import small_config, small_model
@@ -28,38 +32,42 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIMIZER = OptimizerConfig(lr=1e-2, weight_decay=0.1, clip=0.5)
 
 
-def built(topology, **settings):
+def built(topology: Topology, **settings: Any) -> Engine:
     """An engine of a small model, two micro-batches a step."""
     config = EngineConfig(**settings)
     return engine_of(config)(small_model(), config, OPTIMIZER, topology, 1, 2)
 
 
-def loss_of(model, step):
+def loss_of(model: Backbone, step: int) -> Tensor:
     """A loss that every parameter has a part in."""
     x_BL = (torch.arange(12).view(2, 6) * (step + 3)) % 11
     return model.logits(x_BL, torch.arange(2) + step)[..., :10].square().mean()
 
 
-def take_steps(engine, first, last):
+def half_loss_of(model: Backbone, step: int) -> Tensor:
+    return loss_of(model, step) / 2
+
+
+def take_steps(engine: Engine, first: int, last: int) -> list[float]:
     found = []
     for step in range(first, last):
         for micro in (2 * step, 2 * step + 1):
-            found.append(float(engine.accumulate(lambda model, n=micro: loss_of(model, n) / 2)))
+            found.append(float(engine.accumulate(functools.partial(half_loss_of, step=micro))))
         found.append(float(engine.step(1e-2)))
     return found
 
 
-def held(engine):
+def held(engine: Engine) -> dict[str, dict[str, Tensor]]:
     return {quantity: {n: p.tensor.clone() for n, p in engine.pieces(quantity).items()} for quantity in QUANTITIES}
 
 
 @pytest.fixture(scope="module")
-def topology():
+def topology() -> Iterator[Topology]:
     with joined(1, small_config()) as topology:
         yield topology
 
 
-MODES = [
+MODES: list[dict[str, Any]] = [
     {"kind": "plain"},
     {"kind": "plain", "precision": "autocast"},
     *({"zero_stage": stage} for stage in range(4)),
@@ -70,7 +78,9 @@ MODES = [
 
 
 @pytest.mark.parametrize("settings", MODES, ids=str)
-def test_an_engine_has_its_state_before_the_first_step_and_takes_that_of_another(topology, settings):
+def test_an_engine_has_its_state_before_the_first_step_and_takes_that_of_another(
+    topology: Topology, settings: dict[str, Any]
+) -> None:
     """No forward or backward pass is needed for it, and what goes on from it goes on bit for bit."""
     engine = built(topology, **settings)
     start = held(engine)
@@ -90,7 +100,7 @@ def test_an_engine_has_its_state_before_the_first_step_and_takes_that_of_another
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast"])
-def test_the_plain_engine_takes_deepspeeds_steps_bit_for_bit(topology, precision):
+def test_the_plain_engine_takes_deepspeeds_steps_bit_for_bit(topology: Topology, precision: str) -> None:
     found = []
     for kind in ("plain", "deepspeed"):
         engine = built(topology, kind=kind, precision=precision)
@@ -103,7 +113,7 @@ def test_the_plain_engine_takes_deepspeeds_steps_bit_for_bit(topology, precision
 
 
 @pytest.mark.parametrize("kind", ["plain", "deepspeed"])
-def test_a_step_without_a_finite_gradient_changes_nothing(topology, kind):
+def test_a_step_without_a_finite_gradient_changes_nothing(topology: Topology, kind: str) -> None:
     engine = built(topology, kind=kind)
     take_steps(engine, 0, 1)
     before = held(engine)
@@ -117,7 +127,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(topology, kind):
     engine.close()
 
 
-def test_what_an_engine_cannot_do_is_a_line():
+def test_what_an_engine_cannot_do_is_a_line() -> None:
     for settings in ("engine.zero_stage=2", "engine.zero_stage=1 engine.precision=bf16"):
         config = load_config(Config, None, ["engine.kind=plain", *settings.split()])
         with pytest.raises(ValueError, match="^engine.kind=plain has engine.zero_stage up to 0, not .: lower it"):
@@ -132,14 +142,14 @@ def test_what_an_engine_cannot_do_is_a_line():
 # --- the optimizer's state, which each library keeps in its own way
 
 
-def adamw(kind, weight):
+def adamw(kind: str, weight: Any) -> Any:
     if kind == "torch":
         return torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.1, fused=True)
     return OtherAdam([weight], kind)
 
 
 @pytest.mark.parametrize("kind", ["torch", "deepspeed", "apex"])
-def test_an_optimizers_state_is_made_and_set_where_its_library_has_it(kind):
+def test_an_optimizers_state_is_made_and_set_where_its_library_has_it(kind: str) -> None:
     grads = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     ends = []
     for made in (False, True):  # by the library at its first step, or by us
@@ -173,9 +183,9 @@ LIBRARIES = {"deepspeed": "deepspeed", "megatron": "megatron-core", "submitit": 
 """Distributions by package."""
 
 
-def of_deepspeed(topology):
+def of_deepspeed(topology: Topology) -> list[tuple[Any, str, str]]:
     """Objects of a live DeepSpeed engine by what they are, with the names that we use of them."""
-    engines = [built(topology, zero_stage=stage) for stage in range(4)]
+    engines: list[Any] = [built(topology, zero_stage=stage) for stage in range(4)]
     names = [
         (engines[0]._engine, "DeepSpeedEngine", ["enable_backward_allreduce", "allreduce_gradients"]),
         (engines[1]._engine, "DeepSpeedEngine", ["get_global_grad_norm", "is_gradient_accumulation_boundary"]),
@@ -198,7 +208,7 @@ def of_deepspeed(topology):
     return [(thing, where, name) for thing, where, several in names for name in several]
 
 
-def of_others():
+def of_others() -> list[tuple[Any, str, str]]:
     """The same of modules."""
     from megatron.core import parallel_state
 
@@ -209,7 +219,7 @@ def of_others():
     ]
 
 
-def test_every_name_that_a_library_does_not_promise_is_there(topology):
+def test_every_name_that_a_library_does_not_promise_is_there(topology: Topology) -> None:
     for thing, where, name in [*of_deepspeed(topology), *of_others()]:
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES.values())
         assert hasattr(thing, name), f"{where} has no {name} any more ({versions}): mend what uses it, see setup.cfg"
@@ -218,7 +228,7 @@ def test_every_name_that_a_library_does_not_promise_is_there(topology):
         assert "__compatible_ops__" in inspect.getsource(import_module(module)), f"{module} has no __compatible_ops__"
 
 
-def used_names():
+def used_names() -> Iterator[tuple[str, str]]:
     """(library, private name) for each that the package reads off something else than itself."""
     for path in (ROOT / "imdm_dist").rglob("*.py"):
         text = path.read_text()
@@ -236,7 +246,7 @@ def used_names():
             yield from ((path.name, name) for name in names if name.startswith("_") and name != "__init__")
 
 
-def test_no_other_name_that_a_library_does_not_promise_is_used(topology):
+def test_no_other_name_that_a_library_does_not_promise_is_used(topology: Topology) -> None:
     known = {name for _, _, name in [*of_deepspeed(topology), *of_others()]} | {"_submit", "__compatible_ops__"}
     unknown = {(file, name) for file, name in used_names() if name not in known}
     assert not unknown, f"add these to the lists above: {sorted(unknown)}"
@@ -244,7 +254,7 @@ def test_no_other_name_that_a_library_does_not_promise_is_used(topology):
     assert {name for _, name in used_names()} == private
 
 
-def test_the_versions_of_these_libraries_are_bounded_to_what_is_tested():
+def test_the_versions_of_these_libraries_are_bounded_to_what_is_tested() -> None:
     text = (ROOT / "setup.cfg").read_text()
     pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
     for name in LIBRARIES.values():

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ print(resident("VmRSS") - before)
 """
 
 
-def test_kernels_for_many_numbers_of_rows_do_not_pile_up():
+def test_kernels_for_many_numbers_of_rows_do_not_pile_up() -> None:
     others = {name: value for name, value in os.environ.items() if name not in KERNEL_CACHES}
     grown = {}
     for kept in ("", "1024"):
@@ -56,7 +58,7 @@ def is_flushed(threads: int = 1) -> list[bool]:
         torch.set_num_threads(1)
 
 
-def test_denormal_numbers_are_zero_inside_alone_on_all_threads():
+def test_denormal_numbers_are_zero_inside_alone_on_all_threads() -> None:
     assert is_flushed(2) == [False, False]
     with flushed_denormals():
         assert is_flushed(2) == [True, True]
@@ -67,8 +69,10 @@ def test_denormal_numbers_are_zero_inside_alone_on_all_threads():
 
 
 @pytest.mark.parametrize("ending", ["whole", "failed"])
-def test_what_training_sets_for_the_process_is_put_back(tmp_path, monkeypatch, ending):
-    def state():
+def test_what_training_sets_for_the_process_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    def state() -> tuple[Any, ...]:
         flags = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.get_num_threads()
         generator = torch.get_rng_state().tolist()
         return is_flushed(), dict(os.environ), list(warnings.filters), F.linear, flags, generator
@@ -82,7 +86,7 @@ def test_what_training_sets_for_the_process_is_put_back(tmp_path, monkeypatch, e
     inside = []
     console = logger.console
 
-    def look(line):
+    def look(line: dict[str, Any]) -> str:
         inside.append(is_flushed())
         if ending == "failed":
             raise RuntimeError("boom")

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ for file in map(pathlib.Path, files[dry:]):
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A `wandb` that notes what it is called with, marks what it has sent up to a failure, and always exits with 0."""
     log = tmp_path / "calls"
     log.touch()
@@ -60,7 +61,7 @@ def names(log: Path) -> list[str]:
     return [line[-5] for line in log.read_text().splitlines()]
 
 
-def test_segments_are_sent_once_in_order_and_a_failure_holds_up_its_own_run_only(tmp_path, fake):
+def test_segments_are_sent_once_in_order_and_a_failure_holds_up_its_own_run_only(tmp_path: Path, fake: Path) -> None:
     runs = tmp_path / "runs"
     torn = segment(runs / "a", 2, "bad, and more")
     for number in (3, 1):
@@ -82,7 +83,7 @@ def test_segments_are_sent_once_in_order_and_a_failure_holds_up_its_own_run_only
     assert unsynced([runs]) == {}
 
 
-def test_the_segment_that_a_run_still_writes_is_left(tmp_path, monkeypatch):
+def test_the_segment_that_a_run_still_writes_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     for number in (1, 2):
         segment(run, number)
@@ -98,7 +99,9 @@ def test_the_segment_that_a_run_still_writes_is_left(tmp_path, monkeypatch):
     assert len(unsynced([run])[run]) == 2
 
 
-def test_the_tool(tmp_path, fake, monkeypatch, capsys):
+def test_the_tool(
+    tmp_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = tmp_path / "runs"
     file = segment(runs / "a", 1)
 
@@ -120,7 +123,7 @@ def test_the_tool(tmp_path, fake, monkeypatch, capsys):
     assert "is no folder: name run folders" in capsys.readouterr().err
 
 
-def test_without_a_network_one_line_says_so(monkeypatch):
+def test_without_a_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     program = "from imdm_dist.training.wandb_sync import check_server; check_server()"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -128,7 +131,7 @@ def test_without_a_network_one_line_says_so(monkeypatch):
     assert "http://127.0.0.1:9 does not answer (" in last and "run this where there is a network" in last
 
 
-def test_real_offline_segments_of_a_resumed_run_share_one_id(tmp_path, capfd):
+def test_real_offline_segments_of_a_resumed_run_share_one_id(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = Config(
         model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(tmp_path / "data")),
@@ -149,7 +152,7 @@ def test_real_offline_segments_of_a_resumed_run_share_one_id(tmp_path, capfd):
 
 
 @pytest.fixture
-def no_key(tmp_path, monkeypatch):
+def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -164,7 +167,9 @@ def tiny(tmp_path: Path) -> Config:
     )
 
 
-def test_without_a_network_a_run_is_recorded_offline_and_goes_on(tmp_path, no_key, monkeypatch, capsys):
+def test_without_a_network_a_run_is_recorded_offline_and_goes_on(
+    tmp_path: Path, no_key: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(module, "_silence", lambda url: "https://w.b does not answer (no route)")
     run = tmp_path / "run"
     run.mkdir()
@@ -183,7 +188,9 @@ def test_without_a_network_a_run_is_recorded_offline_and_goes_on(tmp_path, no_ke
 @pytest.mark.parametrize(
     ("key", "cause"), [("", "there is no API key (wandb login, or WANDB_API_KEY)"), ("short", "API key must have")]
 )
-def test_without_a_key_it_is_said_before_anything_is_built(key, cause, no_key, monkeypatch, capsys):
+def test_without_a_key_it_is_said_before_anything_is_built(
+    key: str, cause: str, no_key: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(module, "_silence", lambda url: "")
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
@@ -192,23 +199,25 @@ def test_without_a_key_it_is_said_before_anything_is_built(key, cause, no_key, m
     assert said.startswith(f"train.wandb=online, but {'WANDB_API_KEY invalid: ' if key else ''}{cause}")
 
 
-def test_what_no_server_answers_from_is_named():
+def test_what_no_server_answers_from_is_named() -> None:
     assert module._silence("http://127.0.0.1:9").startswith("http://127.0.0.1:9 does not answer (")
     assert module._silence("nowhere") == "nowhere does not answer (unknown url type: 'nowhere')"
 
 
-def test_a_mirror_that_breaks_ends_no_training(tmp_path, monkeypatch, capsys):
+def test_a_mirror_that_breaks_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import wandb
 
     begun = []
 
     class Broken:
-        def define_metric(self, *_, **__): ...
+        def define_metric(self, *_: Any, **__: Any) -> None: ...
 
-        def log(self, line):
+        def log(self, line: dict[str, Any]) -> None:
             raise ConnectionResetError("the other process is gone")
 
-    def init(mode, **_):
+    def init(mode: str, **_: Any) -> Broken:
         begun.append(mode)
         if mode == "online":
             raise wandb.errors.CommError("Run initialization has timed out\nafter 30.0 sec.")

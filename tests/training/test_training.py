@@ -4,16 +4,20 @@ import copy
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from imdm_dist.chain.rollouts import generate_coupling
-from imdm_dist.checkpoint import write as saver
+from imdm_dist.checkpoint.format import write_pieces
 from imdm_dist.checkpoint.model import load_model
-from imdm_dist.checkpoint.read import newest_checkpoint, open_checkpoint
+from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint, open_checkpoint
 from imdm_dist.config import (
     Config,
     CouplingConfig,
@@ -24,6 +28,7 @@ from imdm_dist.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from imdm_dist.config.model import ModelConfig
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
@@ -41,20 +46,22 @@ from imdm_dist.training.state import build_state
 from imdm_dist.training.stop import StopRequest
 
 STEPS = 6
+MODEL = DitConfig(size="custom", hidden_dim=32, n_blocks=2, n_heads=2, dropout=0.1)
+Weights = dict[str, dict[str, Tensor]]
+"""Tensors of a checkpoint by file and name."""
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("training")
 
 
-def text_config(home, **sections):
+def text_config(home: Path, **sections: Any) -> Config:
     texts = home / "text.txt"
     if not texts.exists():
         texts.write_text("".join(f"line {i} has the words {i * 7 % 11} and {i * 5 % 13}.\n" for i in range(300)))
-    model = {"size": "custom", "hidden_dim": 32, "n_blocks": 2, "n_heads": 2, "dropout": 0.1}
     base = Config(
-        model=DitConfig(**model),
+        model=MODEL,
         data=DataConfig(
             source="files", train=(str(texts),), valid=(str(texts),), bpe_size=300, length=12, cache=str(home / "data")
         ),
@@ -64,31 +71,31 @@ def text_config(home, **sections):
     return replace(base, **sections)
 
 
-def noisy(config):
+def noisy(config: Config) -> ModelConfig:
     return replace(config.model, mask=MaskConfig(kind="infinite", noise_dim=8))
 
 
 @pytest.fixture(scope="module")
-def teacher(home):
+def teacher(home: Path) -> Path:
     folder = home / "teacher"
     train(text_config(home), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def coupling(home, teacher):
+def coupling(home: Path, teacher: Path) -> Path:
     folder = home / "coupling"
     config = text_config(home, coupling=CouplingConfig(pairs=32, shards=2, steps=16, batch=8))
     generate_coupling(config, teacher, folder, workers=1)
     return folder
 
 
-def tensors(folder, step=STEPS):
+def tensors(folder: Path, step: int = STEPS) -> Weights:
     path = folder / f"step-{step:08d}"
     return {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
 
 
-def assert_equal(ours, theirs, tolerance=0.0):
+def assert_equal(ours: Weights, theirs: Weights, tolerance: float = 0.0) -> None:
     assert ours.keys() == theirs.keys()
     for stem in ours:
         assert ours[stem].keys() == theirs[stem].keys()
@@ -98,7 +105,7 @@ def assert_equal(ours, theirs, tolerance=0.0):
                 assert difference <= tolerance, (stem, name, difference)
 
 
-def cut_off_then_resumed(config, whole, broken):
+def cut_off_then_resumed(config: Config, whole: Path, broken: Path) -> None:
     """Train `whole` in one go, and `broken` from a copy of the other's checkpoint of half way."""
     train(config, whole)
     broken.mkdir()
@@ -119,7 +126,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_resumed_equals_unbroken(home, mode):
+def test_resumed_equals_unbroken(home: Path, mode: str) -> None:
     config = text_config(home, engine=MODES[mode])
     cut_off_then_resumed(config, home / f"whole-{mode}", home / f"broken-{mode}")
     ours, theirs = tensors(home / f"whole-{mode}"), tensors(home / f"broken-{mode}")
@@ -129,12 +136,12 @@ def test_resumed_equals_unbroken(home, mode):
 
 
 @pytest.mark.parametrize(("mode", "tolerance"), [("accumulation", 2e-5), ("zero1", 2e-5), ("zero3", 2e-5)])
-def test_modes_agree(home, mode, tolerance):
+def test_modes_agree(home: Path, mode: str, tolerance: float) -> None:
     """The split of the work does not show in the result; without dropout, whose draws depend on it."""
     results = {}
     for name in ("plain", mode):
-        config = text_config(home, engine=MODES[name])
-        config = replace(config, model=replace(config.model, dropout=0.0), train=replace(config.train, steps=3))
+        config = text_config(home, engine=MODES[name], model=replace(MODEL, dropout=0.0))
+        config = replace(config, train=replace(config.train, steps=3))
         train(config, home / f"agree-{mode}-{name}")
         results[name] = tensors(home / f"agree-{mode}-{name}", 3)
     for stem in ("weights", "ema"):
@@ -143,7 +150,7 @@ def test_modes_agree(home, mode, tolerance):
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
-def test_sdtt_resumes_within_a_round(home, teacher):
+def test_sdtt_resumes_within_a_round(home: Path, teacher: Path) -> None:
     """Six steps are three rounds of two; the checkpoint of step three lies inside the second."""
     config = text_config(home, inputs=InputsConfig(init=str(teacher)))
     config = replace(
@@ -163,14 +170,14 @@ def test_sdtt_resumes_within_a_round(home, teacher):
     assert any(not torch.equal(held["objective"][name], first[name]) for name in first)  # the student of round 0
 
 
-def test_redi_trains_on_a_coupling_and_resumes(home, teacher, coupling):
+def test_redi_trains_on_a_coupling_and_resumes(home: Path, teacher: Path, coupling: Path) -> None:
     config = text_config(home, inputs=InputsConfig(init=str(teacher), coupling=str(coupling)))
     config = replace(config, model=noisy(config), objective=RediConfig())
     cut_off_then_resumed(config, home / "whole-redi", home / "broken-redi")
     assert_equal(tensors(home / "whole-redi"), tensors(home / "broken-redi"))
 
 
-def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home, teacher, coupling):
+def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home: Path, teacher: Path, coupling: Path) -> None:
     config = text_config(home, inputs=InputsConfig(coupling=str(coupling)))
     pairs = Coupling.open(config.inputs.coupling)
     seed_of = {tuple(row.tolist()): seed for row, seed in zip(pairs.result_PL, pairs.seed_P.tolist(), strict=True)}
@@ -185,7 +192,7 @@ def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home, teacher, coupling):
         assert all(kept) if not redraw else not any(kept)
 
 
-def test_examples_do_not_depend_on_how_they_are_cut(home):
+def test_examples_do_not_depend_on_how_they_are_cut(home: Path) -> None:
     data = prepare(text_config(home).data).train
     for count_masked in (False, True):
         whole = DataExamples(data, 3, slice_batch(8, 0), count_masked).step(5)
@@ -197,11 +204,11 @@ def test_examples_do_not_depend_on_how_they_are_cut(home):
         assert {part.total for part in parts} == {whole[0].total}
 
 
-def test_the_rate_of_each_schedule():
+def test_the_rate_of_each_schedule() -> None:
     config = OptimizerConfig(lr=1.0, warmup_steps=4)
     warmup = [0.25, 0.5, 0.75, 1.0]
 
-    def rates(**changes):
+    def rates(**changes: Any) -> list[float]:
         return [learning_rate(replace(config, **changes), step, last=12) for step in range(12)]
 
     assert rates() == warmup + [1.0] * 8
@@ -212,7 +219,7 @@ def test_the_rate_of_each_schedule():
     assert wsd == pytest.approx([*warmup, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
     assert rates(schedule="wsd")[-3:] == [1.0, 1.0, 0.0]  # a tenth of twelve steps
     assert rates(schedule="cosine", warmup_steps=0)[0] == 1.0
-    wrong = [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"lr_min": 2.0}, "optimizer.lr_min is 2"),
         ({"lr_min": 0.1}, "optimizer.lr_min is read by optimizer.schedule=cosine and wsd, which is constant"),
         ({"schedule": "cosine", "decay_steps": 3}, "optimizer.decay_steps is read by optimizer.schedule=wsd"),
@@ -226,13 +233,13 @@ def test_the_rate_of_each_schedule():
             replace(config, **settings)
 
 
-def test_a_finished_run_is_left_alone(home, teacher):
+def test_a_finished_run_is_left_alone(home: Path, teacher: Path) -> None:
     before = sorted((p, p.stat().st_mtime_ns) for p in teacher.rglob("*"))
     train(text_config(home), teacher)
     assert sorted((p, p.stat().st_mtime_ns) for p in teacher.rglob("*")) == before
 
 
-def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home):
+def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home: Path) -> None:
     config = text_config(home)
     folder = home / "forget"
     train(config, folder)
@@ -245,7 +252,9 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(home):
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing file", "no state"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(home, teacher, damage, capsys):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    home: Path, teacher: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = home / f"damaged-{damage.replace(' ', '-')}"
     shutil.copytree(teacher, folder)
     newest = folder / f"step-{STEPS:08d}"
@@ -267,7 +276,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(home, teacher
     assert_equal(tensors(folder), tensors(teacher))
 
 
-def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(home, teacher):
+def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(home: Path, teacher: Path) -> None:
     folder = home / "unreadable"
     shutil.copytree(teacher, folder)
     for path in folder.glob("step-*"):
@@ -278,7 +287,7 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(home, teacher):
     assert (folder / "metrics.jsonl").read_text() == before
 
 
-def test_any_flipped_bit_of_the_state_is_noticed(home, teacher, tmp_path):
+def test_any_flipped_bit_of_the_state_is_noticed(home: Path, teacher: Path, tmp_path: Path) -> None:
     path = tmp_path / "step-00000006"
     shutil.copytree(teacher / path.name, path)
     state = path / "state.json"
@@ -297,7 +306,9 @@ def test_any_flipped_bit_of_the_state_is_noticed(home, teacher, tmp_path):
     assert accepted == 0
 
 
-def test_going_back_leaves_later_checkpoints_aside(home, teacher, capsys):
+def test_going_back_leaves_later_checkpoints_aside(
+    home: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = home / "back"
     shutil.copytree(teacher, folder)
     shutil.copytree(folder / "step-00000003", folder / "step-00000003-backup")  # a user's own
@@ -314,22 +325,22 @@ def test_going_back_leaves_later_checkpoints_aside(home, teacher, capsys):
     assert_equal(tensors(folder), tensors(teacher))
 
 
-def test_a_run_that_was_to_begin_anew_goes_on_when_started_again(home):
+def test_a_run_that_was_to_begin_anew_goes_on_when_started_again(home: Path) -> None:
     config = text_config(home)
     anew = replace(config, train=replace(config.train, resume="none"))
     train(replace(anew, train=replace(anew.train, steps=3)), home / "anew")
     train(anew, home / "anew")
-    assert newest_checkpoint(home / "anew").step == STEPS
+    assert find_checkpoint(home / "anew").step == STEPS
 
 
-def test_a_longer_run_of_a_falling_rate_is_told_of(home, capsys):
+def test_a_longer_run_of_a_falling_rate_is_told_of(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = text_config(home)
     config = replace(config, optimizer=replace(config.optimizer, schedule="cosine", warmup_steps=0))
     train(replace(config, train=replace(config.train, steps=2)), home / "falling")
     train(replace(config, train=replace(config.train, steps=3)), home / "falling")
     said = "train.steps was 2, is 3: from here on the rate is that of a cosine run of 3 steps"
     assert said in capsys.readouterr().err
-    state = newest_checkpoint(home / "falling").state
+    state = find_checkpoint(home / "falling").state
     # Of a checkpoint that is older than a setting, the setting has its default.
     del state["config"]["optimizer"]["schedule"]
     constant = replace(config, optimizer=replace(config.optimizer, schedule="constant"))
@@ -338,16 +349,18 @@ def test_a_longer_run_of_a_falling_rate_is_told_of(home, capsys):
         check_resumable(state, config, state["provenance"])
 
 
-def test_a_failed_save_is_tried_again_at_once(home, teacher, monkeypatch, capsys):
-    real, calls = saver.write_pieces, []
+def test_a_failed_save_is_tried_again_at_once(
+    home: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
 
-    def once(*arguments):
+    def once(*arguments: Any) -> dict[str, Any]:
         calls.append(1)
         if len(calls) == 1:
             raise OSError(28, "No space left on device")
-        return real(*arguments)
+        return write_pieces(*arguments)
 
-    monkeypatch.setattr(saver, "write_pieces", once)
+    monkeypatch.setattr("imdm_dist.checkpoint.write.write_pieces", once)
     config = text_config(home)
     settings = replace(config.train, steps=60, save_every=20, keep_last=9)
     train(replace(config, train=settings), home / "again")
@@ -356,26 +369,26 @@ def test_a_failed_save_is_tried_again_at_once(home, teacher, monkeypatch, capsys
     assert "could not be written ([Errno 28] No space left on device): trying again at step" in capsys.readouterr().err
 
 
-def test_a_stop_that_came_before_the_first_step_starts_nothing(home, monkeypatch):
+def test_a_stop_that_came_before_the_first_step_starts_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StopRequest, "asked", lambda self: True)
     assert not train(text_config(home), home / "early")
     assert not list((home / "early").glob("step-*"))
 
 
-def test_retention_keeps_the_newest(home):
+def test_retention_keeps_the_newest(home: Path) -> None:
     config = text_config(home)
     train(replace(config, train=replace(config.train, save_every=1, keep_last=2)), home / "retention")
     assert sorted(p.name for p in (home / "retention").glob("step-*")) == ["step-00000005", "step-00000006"]
 
 
-def refused(config, folder, match):
+def refused(config: Config, folder: Path, match: str) -> None:
     existed = folder.exists()
     with pytest.raises(ValueError, match=match):
         train(config, folder)
     assert folder.exists() == existed
 
 
-def test_bad_input_is_refused_before_anything_is_written(home, teacher, coupling):
+def test_bad_input_is_refused_before_anything_is_written(home: Path, teacher: Path, coupling: Path) -> None:
     config = text_config(home)
     new = home / "never"
     refused(replace(config, train=replace(config.train, steps=0)), new, "train.steps is 0")
@@ -383,7 +396,7 @@ def test_bad_input_is_refused_before_anything_is_written(home, teacher, coupling
     refused(replace(config, objective=RediConfig()), new, "inputs.coupling")
     refused(replace(config, inputs=InputsConfig(init=str(home / "nowhere"))), new, "no run or checkpoint")
     refused(replace(config, inputs=InputsConfig(init=str(home))), new, "no run or checkpoint")
-    other = replace(config.model, hidden_dim=64)
+    other = replace(MODEL, hidden_dim=64)
     refused(replace(config, model=other, inputs=InputsConfig(init=str(teacher))), new, "set model.hidden_dim=32")
     shorter = replace(config.data, bpe_size=310)
     refused(replace(config, data=shorter, inputs=InputsConfig(init=str(teacher))), new, "set data.bpe_size=300")
@@ -396,7 +409,7 @@ def test_bad_input_is_refused_before_anything_is_written(home, teacher, coupling
     refused(replace(config, optimizer=late), new, "a wsd run of 6 steps has no room for .* optimizer.decay_steps=100")
 
 
-def test_an_imdm_starts_as_its_mdm(home, teacher):
+def test_an_imdm_starts_as_its_mdm(home: Path, teacher: Path) -> None:
     config = text_config(home, inputs=InputsConfig(init=str(teacher)))
     config = replace(config, model=noisy(config), train=replace(config.train, steps=1))
     config = replace(config, optimizer=replace(config.optimizer, lr=1e-30))
@@ -411,14 +424,14 @@ def test_an_imdm_starts_as_its_mdm(home, teacher):
     assert set(ours) - set(ema) == {f"vocab_embed.imdm_mlp.{key}" for key in ("0.weight", "0.bias", "2.weight")}
 
 
-def test_a_run_says_what_it_is_made_from(home, teacher):
+def test_a_run_says_what_it_is_made_from(home: Path, teacher: Path) -> None:
     about = json.loads((teacher / "config.json").read_text())
     assert about["config"]["model"]["hidden_dim"] == 32
     assert about["provenance"]["data"] == prepare(text_config(home).data).train.fingerprint
     assert "torch" in about["versions"]
 
 
-def test_load_model_refuses_what_is_no_checkpoint(home, teacher, tmp_path):
+def test_load_model_refuses_what_is_no_checkpoint(home: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run or checkpoint"):
         load_model(tmp_path / "nowhere")
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
@@ -428,8 +441,8 @@ def test_load_model_refuses_what_is_no_checkpoint(home, teacher, tmp_path):
     assert load_model(teacher, "raw").digest != load_model(teacher).digest
 
 
-def test_a_run_folder_has_one_writer(home):
-    from imdm_dist.training.loop import only_writer
+def test_a_run_folder_has_one_writer(home: Path) -> None:
+    from imdm_dist.training.folder import only_writer
 
     folder = home / "busy"
     folder.mkdir()
@@ -438,7 +451,7 @@ def test_a_run_folder_has_one_writer(home):
     train(text_config(home), folder)
 
 
-def test_a_validation_loss_beyond_all_floats_is_recorded_and_ends_nothing(home):
+def test_a_validation_loss_beyond_all_floats_is_recorded_and_ends_nothing(home: Path) -> None:
     """Weights of 1e6 are finite, and so is their loss; exp of it is not."""
     config = text_config(home)
     config = replace(config, optimizer=replace(config.optimizer, lr=1e6, warmup_steps=0))
@@ -452,7 +465,7 @@ def test_a_validation_loss_beyond_all_floats_is_recorded_and_ends_nothing(home):
     assert [path.name for path in (home / "beyond").glob("step-*")] == ["step-00000002"]
 
 
-def test_a_run_that_diverged_keeps_its_good_checkpoints(home):
+def test_a_run_that_diverged_keeps_its_good_checkpoints(home: Path) -> None:
     config = text_config(home)
     config = replace(config, optimizer=replace(config.optimizer, lr=1e38))
     settings = replace(config.train, steps=20, log_every=2, save_every=1, max_skipped=4, keep_last=2)
@@ -464,7 +477,7 @@ def test_a_run_that_diverged_keeps_its_good_checkpoints(home):
     assert lines[1]["loss"] is None
 
 
-def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home):
+def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home: Path) -> None:
     config = text_config(home, train=TrainConfig(steps=4, global_batch=8, save_every=2, log_every=1, valid_rows=16))
     folder = home / "stage"
     assert train(config, folder, moments=False)
@@ -476,13 +489,13 @@ def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home):
     with pytest.raises(ValueError, match="cannot go on to train.steps=6, for it holds no moments .* inputs.init="):
         train(replace(config, train=replace(config.train, steps=6)), folder)
     assert train(config, home / "run")
-    assert "exp_avg" in newest_checkpoint(home / "run").state["pieces"]
+    assert "exp_avg" in find_checkpoint(home / "run").state["pieces"]
 
 
-def damage(run, folder, quantities, value):
+def damage(run: Path, folder: Path, quantities: Sequence[str], value: float) -> Path:
     """A copy of a run of one checkpoint, with another value in a weight; its checksums are right."""
     shutil.copytree(run, folder)
-    path = newest_checkpoint(folder).path
+    path = find_checkpoint(folder).path
     state = json.loads((path / "state.json").read_text())
     del state["checksum"]
     for name in (f"{quantity}.safetensors" for quantity in quantities):
@@ -495,7 +508,7 @@ def damage(run, folder, quantities, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_an_init_without_numbers_is_refused_before_anything_is_written(home, teacher, value):
+def test_an_init_without_numbers_is_refused_before_anything_is_written(home: Path, teacher: Path, value: float) -> None:
     path = damage(teacher, home / f"init-{value}", ["ema"], value)
     config = text_config(home, inputs=InputsConfig(init=str(path.parent)))
     with pytest.raises(ValueError, match=f"{path} holds infinities or no numbers in .*: its training diverged"):
@@ -506,7 +519,9 @@ def test_an_init_without_numbers_is_refused_before_anything_is_written(home, tea
 
 @pytest.mark.parametrize("log_every", [1, 100])
 @pytest.mark.parametrize("init", [True, False])
-def test_a_run_without_one_finite_update_does_not_end_well(home, teacher, monkeypatch, log_every, init):
+def test_a_run_without_one_finite_update_does_not_end_well(
+    home: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, log_every: int, init: bool
+) -> None:
     config = text_config(home, inputs=InputsConfig(init=str(teacher) if init else ""))
     config = replace(config, train=replace(config.train, steps=3, save_every=2, log_every=log_every, async_save=False))
     folder = home / f"nothing-{log_every}-{init}"
@@ -519,10 +534,10 @@ def test_a_run_without_one_finite_update_does_not_end_well(home, teacher, monkey
         train(config, folder)
     with pytest.raises(ValueError, match="of 1 steps in a row are not finite"):
         train(config, folder)
-    assert newest_checkpoint(folder).step == 2
+    assert find_checkpoint(folder).step == 2
 
 
-def test_a_run_is_a_description_that_nothing_changes(home, tmp_path):
+def test_a_run_is_a_description_that_nothing_changes(home: Path, tmp_path: Path) -> None:
     config = replace(text_config(home), engine=EngineConfig(kind="plain", precision="autocast"))
     with joined(1, config.model) as topology:
         run, model = set_up(config, tmp_path / "run", topology, resume=None, moments=True)
@@ -536,4 +551,4 @@ def test_a_run_is_a_description_that_nothing_changes(home, tmp_path):
     assert vars(run) == before and (run.config, run.shapes, run.provenance, run.batch_slice) == deep
     assert not any(isinstance(value, torch.nn.Module) for value in vars(run).values())
     with pytest.raises(FrozenInstanceError):
-        run.last = 7
+        run.last = 7  # type: ignore[misc]

@@ -6,21 +6,22 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from imdm_dist.checkpoint.read import newest_checkpoint
+from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
 from imdm_dist.config import Config, DataConfig, EngineConfig, TrainConfig, load_config
 from imdm_dist.exit_codes import EXIT_HUNG
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.failure import Log
-from imdm_dist.training import watchdog as module
-from imdm_dist.training.heartbeat import LoopStatus, read_heartbeat
+from imdm_dist.training.heartbeat import LoopStatus
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from imdm_dist.training.watchdog import Watchdog
 from tests.forked import Launch
+from tests.runs import beat_of
 
 QUICK = """
 from imdm_dist.training import watchdog
@@ -68,7 +69,7 @@ def said(errors: list[str]) -> str:
     return lines[0]
 
 
-def config(cache: Path, steps: int, **engine: object) -> Config:
+def config(cache: Path, steps: int, **engine: Any) -> Config:
     return Config(
         model=DitConfig(size="custom", hidden_dim=32, n_blocks=1, n_heads=2),
         data=DataConfig(source="synthetic", cache=str(cache)),
@@ -77,7 +78,7 @@ def config(cache: Path, steps: int, **engine: object) -> Config:
     )
 
 
-def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_path):
+def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     codes, errors = launch(run, "train.hang_minutes=0.05", patches={0: FEED}, world=1).end()
     assert codes == [EXIT_HUNG], errors
@@ -86,7 +87,7 @@ def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_pat
     assert f"{run}/logs/rank-*.log" in line and "goes on from the newest checkpoint" in line
     for stacks in (errors[0], (run / "logs" / "rank-00000.log").read_text()):
         assert "in stuck_feed" in stacks and "loop.py" in stacks
-    beat = read_heartbeat(run)
+    beat = beat_of(run)
     assert beat.state == "hung" and beat.step == 5
     found = newest_checkpoint(run)
     assert found is not None and found.step == 3  # none is written amid a hang
@@ -95,7 +96,7 @@ def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_pat
     assert train(config(tmp_path / "data", 8), tmp_path / "whole")
     losses = [[line["loss"] for line in read_metrics(folder)] for folder in (run, tmp_path / "whole")]
     assert losses[0] == losses[1] and len(losses[0]) == 8
-    ends = [newest_checkpoint(folder) for folder in (run, tmp_path / "whole")]
+    ends = [find_checkpoint(folder) for folder in (run, tmp_path / "whole")]
     for quantity in ("weights", "ema", "exp_avg", "exp_avg_sq"):
         for name in ends[0].names(quantity):
             assert torch.equal(ends[0].full(quantity, name), ends[1].full(quantity, name))
@@ -104,7 +105,7 @@ def test_a_feed_that_hangs_ends_one_process_and_the_same_command_goes_on(tmp_pat
 @pytest.mark.parametrize(
     ("patch", "function", "where"), [(FEED, "stuck_feed", "step 6, data"), (UPDATE, "stuck_update", "step 5, update")]
 )
-def test_a_rank_that_hangs_ends_all_and_is_named(tmp_path, patch, function, where):
+def test_a_rank_that_hangs_ends_all_and_is_named(tmp_path: Path, patch: str, function: str, where: str) -> None:
     """With ZeRO the others wait amid the gradients or the update."""
     run = tmp_path / "run"
     codes, errors = launch(run, "train.hang_minutes=0.05", "engine.zero_stage=2", patches={1: patch}).end()
@@ -121,7 +122,7 @@ def test_a_rank_that_hangs_ends_all_and_is_named(tmp_path, patch, function, wher
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_frozen_ends_the_others(tmp_path, victim):
+def test_a_rank_that_is_frozen_ends_the_others(tmp_path: Path, victim: int) -> None:
     run = tmp_path / "run"
     started = launch(run, "train.hang_minutes=0.05", patches={})
     started.wait_for_step(run, 4)
@@ -133,7 +134,7 @@ def test_a_rank_that_is_frozen_ends_the_others(tmp_path, victim):
     assert "loop.py" in (run / "logs" / f"rank-{1 - victim:05d}.log").read_text()
 
 
-def test_a_start_that_hangs_has_an_allowance_of_its_own(tmp_path):
+def test_a_start_that_hangs_has_an_allowance_of_its_own(tmp_path: Path) -> None:
     run = tmp_path / "run"
     codes, errors = launch(run, "train.hang_minutes=0.01", patches={0: START}, world=1).end()
     assert codes == [EXIT_HUNG], errors
@@ -146,13 +147,12 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
         self.now, self.ends = 0.0, 0
         self.status = LoopStatus(0, 100)
-        watch = Watchdog(
-            self.status, minutes, SimpleNamespace(first=True, rank=0, world=1), None, Log(Path(), 2), Path()
-        )
+        topology: Any = SimpleNamespace(first=True, rank=0, world=1)
+        watch = Watchdog(self.status, minutes, topology, None, Log(Path(), 2), Path())
         self.steps: list[float] = []
         monkeypatch.setattr(watch, "_stop", SimpleNamespace(wait=self.wait))
         monkeypatch.setattr(watch, "end", self.end)
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("imdm_dist.training.watchdog.time.monotonic", lambda: self.now)
         self.watch = watch
 
     def wait(self, seconds: float) -> bool:
@@ -172,7 +172,7 @@ class Watched:
         return self.ends
 
 
-def test_what_counts_as_a_hang(monkeypatch):
+def test_what_counts_as_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch, 1.0)
     assert not watched.looks(*[1.0] * 3000)  # 50 minutes of start
     assert watched.looks(*[1.0] * 3700)
@@ -184,7 +184,7 @@ def test_what_counts_as_a_hang(monkeypatch):
     assert not watched.looks(*[1.0] * 10, 3600.0, *[1.0] * 10)  # the process was suspended for an hour
 
 
-def test_the_setting_is_checked_and_does_not_shape_the_run(tmp_path):
+def test_the_setting_is_checked_and_does_not_shape_the_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.hang_minutes is -1\.0: set it to 0 \(never\) or more"):
         load_config(Config, None, ["train.hang_minutes=-1"])
     first = config(tmp_path / "data", 2)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,10 @@ def test_two_processes_of_this_machine_save(tmp_path: Path, terminal: bool) -> N
     process = start(command, tmp_path)
     deadline = time.monotonic() + 120
     while tiny.steps_done(tmp_path / "runs", "teacher") < 4:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        if time.monotonic() > deadline or process.poll() is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # else its output would not end
+            pytest.fail(process.communicate()[0])
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT) if terminal else process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=120)[0]

@@ -6,7 +6,8 @@ python benchmarks/plan_table.py
 from __future__ import annotations
 
 from imdm_dist.config import Config, load_config
-from imdm_dist.planning.plan import Hardware, Plan, build_plan
+from imdm_dist.planning.hardware import Hardware
+from imdm_dist.planning.plan import Plan, build_plan
 
 ROWS = [
     ("small", 1, 24), ("small", 8, 80), ("medium", 8, 24), ("medium", 8, 80),

@@ -1,4 +1,4 @@
-"""Where work runs: the GPU that torch sees, else the processor."""
+"""The device (GPU or CPU) and what is set for it in the process: allocator, kernel cache, denormals; peak FLOP/s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, synced, renamed.
+"""Atomic files: written aside, synced, renamed, so that a name stands for a whole file or folder.
 
 A process may die at any instant; a name that a reader looks for only ever stands for a finished
 file or folder. Rename within one folder is atomic on POSIX file systems, local and shared.
@@ -30,18 +30,14 @@ _ANNEX = re.compile(rb"/annex/objects/[^\s/]+\s*($|\n)")
 """The first line of a git-annex pointer; a locked file is a link to such a place."""
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def sync_paths(*paths: Path) -> None:
     """Wait until files, and the entries of folders, are on the disk."""
     for path in paths:
-        _sync(path)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def refuse_dangling(path: Path) -> None:
@@ -76,9 +72,9 @@ def publish_file(path: Path | str) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield aside
-        _sync(aside)
+        sync_paths(aside)
         os.replace(aside, path)
-        _sync(path.parent)
+        sync_paths(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -102,13 +98,11 @@ def publish_dir(path: Path | str) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        for file in aside.rglob("*"):
-            _sync(file)
-        _sync(aside)
+        sync_paths(*aside.rglob("*"), aside)
         if path.is_dir():
             os.replace(path, old)
         os.replace(aside, path)
-        _sync(path.parent)
+        sync_paths(path.parent)
     finally:
         _settle(path.parent, path.name)
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Weights are numbers, or nothing is begun with them."""
+"""A check that weights hold no infinities or NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the Hugging Face hub: told from folders, looked for in the local cache, and asked for once.
+"""The Hugging Face hub: which names are its, the local cache first, and one bounded request where it lacks something.
 
 By itself transformers asks a hub that does not answer again and again, for the best part of a minute a name.
 """

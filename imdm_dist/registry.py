@@ -1,4 +1,4 @@
-"""The kinds of thing that the house has, by the name a setting gives them: its table of contents.
+"""Registries: the kinds of things that there are, by the name that a setting gives them.
 
 A new kind is one file and one line here; no other file names it. In place of a name a setting may give
 `module:Class`, the place of somebody's own file, so that it works in every process of a job with no line here.

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop, noted from its first line on.
+"""Signal handling: signals that ask a process to stop are noted from its first line on.
 
 A cluster may send one while a process still imports its libraries. What the system does by itself would kill that
 process and, with it, the other ranks of its launch, in the middle of what they do.
@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-EXIT_STOPPED = 75
-"""Exit code of a process that was asked to stop and did so in good order (EX_TEMPFAIL: start it again to go on)."""
-EXIT_INTERRUPTED = 130
-"""Exit code of a process that Ctrl-C ended without a save, as shells have it."""
+from imdm_dist.exit_codes import EXIT_STOPPED
+
 AGAIN_S = 2.0
 """What comes so soon after a Ctrl-C is the same one: a terminal tells all processes, and a launcher tells its own."""
 LINGER = 5.0

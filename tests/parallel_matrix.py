@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from imdm_dist.provenance import versions
+from imdm_dist.versions import versions
 from tests import parity
 from tests.parity import (
     STAGES,

@@ -15,7 +15,7 @@ import torch
 
 from imdm_dist.device import default_device
 from imdm_dist.files import write_json
-from imdm_dist.provenance import versions
+from imdm_dist.versions import versions
 
 
 def _finite(value: float) -> float | None:

@@ -12,12 +12,13 @@ from imdm_dist.device import peak_flops
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.parallel.topology import start
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.measure import random_run
 from imdm_dist.planning.memory import BASE
-from imdm_dist.planning.plan import Hardware, build_plan
+from imdm_dist.planning.plan import build_plan
 from imdm_dist.training.blocks import check_compile
-from imdm_dist.training.feed import Prefetched, seed_dropout
-from imdm_dist.training.state import build
+from imdm_dist.training.prefetch import Prefetched, seed_dropout
+from imdm_dist.training.state import build_state
 
 PLANNED = 0.10
 """Largest relative difference of peak memory from the plan's, the context of the process left out."""
@@ -59,7 +60,7 @@ def take_steps(report: Report, config: Config) -> int:
     topology = start(1, config.model)
     before = torch.cuda.memory_allocated() if cuda else 0
     run, model = random_run(config, vocab, topology, report.work)
-    state = build(run, model, topology)
+    state = build_state(run, model, topology)
     engine = state.engine
     loss = torch.zeros(())
 

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from imdm_dist.cli import in_a_line
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data.row_format import RowFormat, row_format
+from imdm_dist.error_boundary import in_a_line
 from imdm_dist.problems import ProblemsError
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from imdm_dist import run_files
 from imdm_dist.chain.chain import Chain, chain_yaml
 from imdm_dist.chain.here import make_stage, pack_data
 from imdm_dist.chain.in_hand import in_hand, noted_jobs
@@ -19,8 +20,7 @@ from imdm_dist.chain.survey import UNPREPARED, StageState, survey
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.launch import slurm
 from imdm_dist.launch.submission import check_name, submit
-from imdm_dist.planning.text import limit_text
-from imdm_dist.training.heartbeat import NAME as HEARTBEAT
+from imdm_dist.planning.plan_text import limit_text
 
 ENDING_S = 60.0
 """Seconds that the end of a job is waited for."""
@@ -140,8 +140,8 @@ def _others(
             continue
         if not hand.job:
             raise ValueError(
-                f"stage {stage.name} is being made by {hand.where}, as {folder}/{HEARTBEAT} says: wait for its end, or "
-                "stop it first"
+                f"stage {stage.name} is being made by {hand.where}, as {folder}/{run_files.HEARTBEAT} says: "
+                "wait for its end, or stop it first"
             )
         others[stage.name] = Submitted(hand.job, stage_key(chain, stage, home))
     return others
@@ -223,7 +223,7 @@ def _submit_data(chain: Chain, frozen: Path, root: Path) -> Submitted:
 
 
 def _logs(home: Path) -> Path:
-    folder = home.resolve() / "logs"
+    folder = home.resolve() / run_files.LOGS
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

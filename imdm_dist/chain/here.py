@@ -7,18 +7,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from imdm_dist import run_files
 from imdm_dist.chain.chain import Chain, chain_yaml, load_chain, needed
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.remembered import freeze, remember, write_order
 from imdm_dist.chain.runner import make_stages, prepare_data
 from imdm_dist.chain.stage import Stage
 from imdm_dist.chain.survey import survey
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageCrashed, StageInterrupted, StageStopped, back_to_the_queue
 from imdm_dist.launch.restarts import restart
 from imdm_dist.parallel.environment import env_number
-from imdm_dist.provenance import versions
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+from imdm_dist.versions import versions
 
 
 def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0, only: bool = False) -> dict[str, Path]:
@@ -44,7 +45,7 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
     prepare_data(chain, todo)
     print(_place(local), file=sys.stderr)
     frozen = freeze(chain_yaml(chain), home)
-    with Driver(local, home / "logs") as driver:
+    with Driver(local, home / run_files.LOGS) as driver:
 
         def worker(stage: Stage, folders: Mapping[str, Path]) -> None:
             program = ["-m", "imdm_dist.chain.stage_process", str(write_order(home, frozen, stage.name, folders))]
@@ -56,11 +57,11 @@ def make_here(chain: Chain, stages: Sequence[Stage], root: Path, local: int = 0,
                 try:
                     stage.claimed_digest(folder)
                 except (ValueError, OSError):
-                    logs = f" and {folder / 'logs'}" if any(folder.glob("logs/*.log")) else ""
+                    logs = f" and {folder / run_files.LOGS}" if any(folder.glob(f"{run_files.LOGS}/*.log")) else ""
                     message = f"stage {stage.name}: {error}{logs}"
                     if local or not isinstance(error, StageCrashed) or not stage.config.resources.restarts:
                         raise ValueError(message) from None
-                    restart(StageCrashed(message), folder, home / "logs", stage.config.resources.restarts)
+                    restart(StageCrashed(message), folder, home / run_files.LOGS, stage.config.resources.restarts)
                 print(f"{stage.name}: done, though not every process came to its end ({error})", file=sys.stderr)
 
         try:

@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from imdm_dist import run_files
 from imdm_dist.chain.remembered import ORDERS
-from imdm_dist.coupling.claim import process_start
+from imdm_dist.coupling.lease import process_start
 from imdm_dist.files import read_record
 from imdm_dist.launch import slurm
-from imdm_dist.training.heartbeat import NAME as HEARTBEAT
 from imdm_dist.training.heartbeat import Heartbeat, read_heartbeat
 
 STALE_S = 120.0
@@ -44,7 +44,7 @@ def noted_jobs(home: Path) -> dict[str, set[str]]:
     noted: dict[str, set[str]] = {}
     for path in home.glob(f"{ORDERS}/*.json"):
         noted.setdefault(path.stem, set()).add((read_record(path, job=str) or {}).get("job", ""))
-    for path in home.glob(f"*/{HEARTBEAT}"):
+    for path in home.glob(f"*/{run_files.HEARTBEAT}"):
         if (beat := heartbeat_of(path.parent)) is not None:
             noted.setdefault(path.parent.name, set()).add(beat.job)
     return {folder: jobs - {""} for folder, jobs in noted.items() if jobs - {""}}

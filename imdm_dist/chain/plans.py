@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from imdm_dist.config import Config, load_config, read_yaml
-from imdm_dist.planning.plan import CouplingPlan, Hardware, Plan, build_plan, with_pairs
-from imdm_dist.planning.text import coupling_text, duration, plan_text
+from imdm_dist.planning.hardware import Hardware
+from imdm_dist.planning.plan import CouplingPlan, Plan, build_plan, with_pairs
+from imdm_dist.planning.plan_text import coupling_text, duration, plan_text
 
 Plans = Mapping[str, Plan | CouplingPlan]
 """Plans by the name of the stage in its chain; empty if the file is no chain."""

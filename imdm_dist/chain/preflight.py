@@ -15,7 +15,7 @@ from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.checks import Checks
 from imdm_dist.chain.stage import Stage
 from imdm_dist.data.row_format import RowFormat
-from imdm_dist.planning.text import gigabytes
+from imdm_dist.planning.plan_text import gigabytes
 from imdm_dist.problems import refuse
 
 

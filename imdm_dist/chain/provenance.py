@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from imdm_dist import run_files
 from imdm_dist.chain.survey import COMPLETION, read_completion
 from imdm_dist.files import read_record
 
@@ -84,6 +85,6 @@ def _given(folder: Path, depth: int, told: Told) -> Iterator[str]:
         yield from _history(folder, depth, told)
     else:
         yield f"{gap}a run that was given: {folder.name}"
-        if about := read_record(folder / "config.json", config=dict, provenance=dict, versions=dict):
+        if about := read_record(folder / run_files.CONFIG, config=dict, provenance=dict, versions=dict):
             yield f"{gap}  provenance: {json.dumps(about['provenance'])}"
             yield f"{gap}  seed: {about['config']['train']['seed']}, versions: {json.dumps(about['versions'])}"

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from imdm_dist.checkpoint.model import load_model
-from imdm_dist.cli import guarded
 from imdm_dist.config.schema import Config
 from imdm_dist.coupling import generate, make_plan
 from imdm_dist.coupling.shard import present_shards
@@ -23,6 +22,7 @@ from imdm_dist.data import prepare
 from imdm_dist.device import default_device
 from imdm_dist.diffusion.draw_source import DrawSource
 from imdm_dist.diffusion.sampler import sample
+from imdm_dist.error_boundary import guarded
 from imdm_dist.parallel.environment import place_of_this_process
 from imdm_dist.registry import SOURCES
 from imdm_dist.signals import interrupted

@@ -18,8 +18,8 @@ from imdm_dist.chain.survey import COMPLETION, StageState, look_up, survey
 from imdm_dist.data import prepare
 from imdm_dist.files import write_json
 from imdm_dist.parallel.environment import place_of_this_process
-from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted, leaving_at_signals
+from imdm_dist.versions import versions
 
 Executor = Callable[[Stage, Mapping[str, Path]], None]
 """Executes a stage in the folder of its name; in this process, or by starting others."""

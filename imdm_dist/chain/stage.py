@@ -18,7 +18,8 @@ from imdm_dist.config import Config
 from imdm_dist.config.setting import default_of, meaning_of
 from imdm_dist.data.row_format import RowFormat
 from imdm_dist.files import sha256_file
-from imdm_dist.planning.plan import CouplingPlan, Hardware, Plan
+from imdm_dist.planning.hardware import Hardware
+from imdm_dist.planning.plan import CouplingPlan, Plan
 from imdm_dist.training.inputs import ModelRecord
 
 Processes = Literal["one", "apart", "together"]

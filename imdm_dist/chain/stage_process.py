@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from imdm_dist.cli import guarded
+from imdm_dist.error_boundary import guarded
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.files import read_json
-from imdm_dist.signals import EXIT_STOPPED, heed_signals, leave_stopped
+from imdm_dist.signals import heed_signals, leave_stopped
 
 
 def main() -> None:

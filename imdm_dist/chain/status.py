@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imdm_dist import run_files
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.in_hand import Hand, in_hand, noted_jobs, noted_log
 from imdm_dist.chain.jobs import Submitted, live_jobs, read_jobs, states
@@ -95,10 +96,10 @@ def _row(found: StageState, job: Submitted | None, entries: Sequence[slurm.Job],
 def _log_of(found: StageState, job: Submitted, home: Path) -> str:
     """Where a job that has ended says why; a job that never began has no log."""
     # An array has a log for each element.
-    logs = sorted(home.glob(f"logs/{found.stage.name}-{job.id}.log"))
-    logs += sorted(home.glob(f"logs/{found.stage.name}-{job.id}_*.log"))
+    logs = sorted(home.glob(f"{run_files.LOGS}/{found.stage.name}-{job.id}.log"))
+    logs += sorted(home.glob(f"{run_files.LOGS}/{found.stage.name}-{job.id}_*.log"))
     if logs:
-        return f": see {logs[0] if len(logs) == 1 else home / 'logs' / f'{found.stage.name}-{job.id}_*.log'}"
+        return f": see {logs[0] if len(logs) == 1 else home / run_files.LOGS / f'{found.stage.name}-{job.id}_*.log'}"
     if found.folder is not None:
         noted, log = noted_log(home, found.folder)
         if noted == str(job.id) and log:

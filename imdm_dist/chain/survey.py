@@ -15,8 +15,8 @@ from typing import Any, Literal
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.identity import stage_identity
 from imdm_dist.chain.stage import Stage
-from imdm_dist.cli import in_a_line
 from imdm_dist.data.prepare import NotPreparedError
+from imdm_dist.error_boundary import in_a_line
 from imdm_dist.files import has_fields, hash_json, read_record
 
 COMPLETION = "stage.json"

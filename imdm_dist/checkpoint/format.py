@@ -17,10 +17,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from imdm_dist import run_files
 from imdm_dist.files import hash_json, sha256_file, write_json
 
 FORMAT = 2
-PATTERN = "step-" + 8 * "[0-9]"
+STATE_BYTES = 16
+"""Bytes of a parameter in a checkpoint: weights, EMA and two moments in float32; an objective may add some."""
+PATTERN = run_files.CHECKPOINT + 8 * "[0-9]"
 """Names of checkpoint folders; others are not looked at."""
 FILE_BYTES = 256 * 2**20
 """A rank begins a new file after this many bytes: writing one takes that much memory beside what it writes."""
@@ -47,12 +50,12 @@ Pieces = Mapping[str, Mapping[str, Piece]]
 
 def checkpoint_name(step: int) -> str:
     """Folder name of the checkpoint after `step` steps."""
-    return f"step-{step:08d}"
+    return f"{run_files.CHECKPOINT}{step:08d}"
 
 
 def checkpoint_paths(folder: Path) -> dict[int, Path]:
     """The checkpoint folders of a run, whole or not, by step in rising order."""
-    return {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob(PATTERN))}
+    return {int(path.name.removeprefix(run_files.CHECKPOINT)): path for path in sorted(folder.glob(PATTERN))}
 
 
 def write_pieces(folder: Path, rank: int, world: int, tp_rank: int, pieces: Pieces) -> dict[str, Any]:
@@ -100,4 +103,4 @@ def write_state(folder: Path, step: int, about: Mapping[str, Any], index: Mappin
         index: of all ranks, as `merge_indices` makes it.
     """
     state = {"format": FORMAT, "step": step, **about, **index}
-    write_json(folder / "state.json", state | {"checksum": hash_json(state)})
+    write_json(folder / run_files.STATE, state | {"checksum": hash_json(state)})

@@ -1,4 +1,4 @@
-"""Trained models, as later stages, sampling and evaluation take them out of checkpoints."""
+"""Loading a trained model from a checkpoint, and starting another model from its weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import from_dict
 from imdm_dist.config.schema import Config
@@ -15,9 +16,6 @@ from imdm_dist.config.setting import Weights
 from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
 from imdm_dist.finite import check_finite
 from imdm_dist.model import Backbone, build_backbone
-
-TOKENIZER = "tokenizer"
-"""Folder of the tokenizer in a run folder: a model is of no use without it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class LoadedModel:
         """The tokenizer that is kept with the run; None for the synthetic language."""
         if self.provenance["tokenizer"] is None:
             return None
-        path = self.folder / TOKENIZER
+        path = self.folder / run_files.TOKENIZER
         if not path.is_dir():
             raise ValueError(f"{path} is missing: copy the run folder whole, not a checkpoint alone")
         found = load_tokenizer(str(path.resolve()))
@@ -63,7 +61,7 @@ class LoadedModel:
         if (theirs, data.train.length) != (self.provenance["tokenizer"], self.length):
             raise ValueError(
                 f"the model in {self.folder} was trained with another tokenizer or length than this data has: "
-                f"give the data.* settings of {self.folder / 'config.json'}, and the same text"
+                f"give the data.* settings of {self.folder / run_files.CONFIG}, and the same text"
             )
 
 
@@ -76,7 +74,7 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     quantity = "ema" if weights == "ema" else "weights"
     checkpoint = find_checkpoint(Path(path), quantity)
     state = checkpoint.state
-    config = from_dict(Config, state["config"], where=str(checkpoint.path / "state.json"))
+    config = from_dict(Config, state["config"], where=str(checkpoint.path / run_files.STATE))
     model = build_backbone(config.model, state["model"]["vocab_size"], state["model"]["mask_id"]).eval()
     model.name = f"{checkpoint.path} ({weights} weights)"
     with torch.no_grad():
@@ -99,29 +97,21 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
 def initialise(model: Backbone, source: LoadedModel) -> None:
     """Copy the weights of another run's model by name; a new mask embedding keeps its zero-output start.
 
+    `training/inputs.py` has checked by then that vocabularies and masks fit.
+
     Raises:
-        ValueError: the two models differ in vocabulary or size.
+        ValueError: the two models differ in size.
     """
     theirs, ours = source.model, model
     for name, (there, here) in theirs.config.unlike(ours.config).items():
         raise ValueError(
             f"inputs.init has model.{name}={there}, this model {here}: give both the same model.* settings"
         )
-    if (theirs.vocab_size, theirs.mask_id) != (ours.vocab_size, ours.mask_id):
-        raise ValueError(
-            f"the model of inputs.init has vocabulary {theirs.vocab_size} (mask {theirs.mask_id}), the data's has "
-            f"{ours.vocab_size} (mask {ours.mask_id}): use the tokenizer it was trained with (data.tokenizer)"
-        )
+    assert (theirs.vocab_size, theirs.mask_id) == (ours.vocab_size, ours.mask_id)
     weights = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
-        if name in weights and weights[name].shape == parameter.shape:
+        if name in weights:
+            assert parameter.shape == weights[name].shape
             parameter.data.copy_(weights[name].data)
-        elif name in weights or not ours.is_of_mask(name):
-            shape = tuple(weights[name].shape) if name in weights else "nothing"
-            raise ValueError(
-                f"inputs.init has {shape} for {name}, this model needs {tuple(parameter.shape)}: "
-                "give both the same model.* settings"
-            )
-    lost = [name for name in weights if name not in dict(ours.named_parameters())]
-    if lost:
-        raise ValueError(f"inputs.init has {lost[0]}, which this model lacks: give both the same model.* settings")
+        else:
+            assert ours.is_of_mask(name)

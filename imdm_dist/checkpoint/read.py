@@ -1,4 +1,4 @@
-"""Reading checkpoints: every file is compared with its checksum before anything is taken from it."""
+"""Reading checkpoints, with the checksum of every file compared, and joining tensors for any number of ranks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.format import FORMAT, checkpoint_paths
 from imdm_dist.config import from_dict
 from imdm_dist.config.schema import Config
@@ -62,7 +63,7 @@ class Checkpoint:
     @functools.cached_property
     def _model(self) -> Backbone:
         """Its model without storage, which knows what ranks divide."""
-        config = from_dict(Config, self.state["config"], where=str(self.path / "state.json")).model
+        config = from_dict(Config, self.state["config"], where=str(self.path / run_files.STATE)).model
         return sketch(config, self.state["model"]["vocab_size"], self.state["model"]["mask_id"])
 
     def digest(self, quantity: str) -> str:
@@ -71,7 +72,7 @@ class Checkpoint:
         return sums[0] if len(sums) == 1 else "+".join(digest[:16] for digest in sums)
 
 
-def check(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
+def open_checkpoint(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
     """Read state.json of a checkpoint and compare every file with its checksum.
 
     Args:
@@ -81,15 +82,15 @@ def check(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
     Raises:
         ValueError: a file is missing, differs or is a Git-LFS pointer, or the format is another one.
     """
-    if not (path / "state.json").exists():
+    if not (path / run_files.STATE).exists():
         raise ValueError(f"{path} is no checkpoint: it has no state.json; give a run folder or a step-* folder in it")
-    state = read_record(path / "state.json")
+    state = read_record(path / run_files.STATE)
     if state is None:
-        raise ValueError(f"{path / 'state.json'} is damaged: use another checkpoint")
+        raise ValueError(f"{path / run_files.STATE} is damaged: use another checkpoint")
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
     if state.pop("checksum", None) != hash_json(state):
-        raise ValueError(f"{path / 'state.json'} is damaged: use another checkpoint")
+        raise ValueError(f"{path / run_files.STATE} is damaged: use another checkpoint")
     for name, digest in state["files"].items():
         file = path / name
         if not name.startswith(quantity):
@@ -110,10 +111,29 @@ def _has_its_size(file: Path) -> bool:
 
 
 def newest_checkpoint(folder: Path, quantity: str = "") -> Checkpoint | None:
-    """The newest whole checkpoint of a run; broken ones are named on stderr and passed over. See `check`."""
-    newest, broken = _newest(folder, quantity)
-    for error in broken:
-        print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
+    """The newest whole checkpoint of a run; broken ones are named on stderr and passed over. See `open_checkpoint`."""
+    newest, _ = _newest(folder, quantity)
+    return newest
+
+
+def find_checkpoint(path: Path, quantity: str = "", quick: bool = False) -> Checkpoint:
+    """The checkpoint at `path`, or the newest whole one of the run folder there. See `open_checkpoint`.
+
+    Args:
+        quick: look at headers alone, without a word on stderr.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    refuse_dangling(path)
+    if not path.exists():
+        raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
+    if (path / run_files.STATE).exists():
+        return open_checkpoint(path.resolve(), quantity, quick)
+    newest, broken = _newest(path, quantity, quick)
+    if newest is None:
+        cause = f": {broken[0]}" if quick and broken else " (step-* folder): train it first"
+        raise ValueError(f"{path} holds no whole checkpoint{cause}")
     return newest
 
 
@@ -122,39 +142,9 @@ def _newest(folder: Path, quantity: str, quick: bool = False) -> tuple[Checkpoin
     broken: list[str] = []
     for path in reversed(checkpoint_paths(folder).values()):
         try:
-            return check(path, quantity, quick), broken
+            return open_checkpoint(path, quantity, quick), broken
         except ValueError as error:
             broken.append(str(error))
+            if not quick:
+                print(f"passing over a broken checkpoint: {error}", file=sys.stderr)
     return None, broken
-
-
-def find_checkpoint(path: Path, quantity: str = "") -> Checkpoint:
-    """The checkpoint at `path`, or the newest whole one of the run folder there. See `check`.
-
-    Raises:
-        ValueError: there is none, or it is damaged.
-    """
-    refuse_dangling(path)
-    if not path.exists():
-        raise ValueError(f"there is no run or checkpoint at {path}: check the path, or train it first")
-    if (path / "state.json").exists():
-        return check(path.resolve(), quantity)
-    newest = newest_checkpoint(path, quantity)
-    if newest is None:
-        raise ValueError(f"{path} holds no whole checkpoint (step-* folder): train it first")
-    return newest
-
-
-def glance(path: Path, quantity: str = "") -> Checkpoint:
-    """What `find_checkpoint` will find, by headers alone and without a word on stderr.
-
-    Raises:
-        ValueError: there is none, or none is whole; the message says what is wrong with the newest one.
-    """
-    if (path / "state.json").exists():
-        return check(path.resolve(), quantity, quick=True)
-    newest, broken = _newest(path, quantity, quick=True)
-    if newest is None:
-        cause = f": {broken[0]}" if broken else " (step-* folder): train it first"
-        raise ValueError(f"{path} holds no whole checkpoint{cause}")
-    return newest

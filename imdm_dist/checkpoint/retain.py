@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: retention while it trains, and what is moved or removed when it starts."""
+"""Retention: which checkpoints of a run stay while it trains, and which are set aside at its start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.format import checkpoint_paths
-from imdm_dist.checkpoint.read import check
+from imdm_dist.checkpoint.read import open_checkpoint
 from imdm_dist.files import read_record
 
 
@@ -46,7 +47,7 @@ class Retention:
         """Remove the checkpoints of a run that are not kept."""
         paths, ppl = checkpoint_paths(folder), {}
         if self.best:
-            ppl = {step: (read_record(path / "state.json") or {}).get("valid_ppl") for step, path in paths.items()}
+            ppl = {step: (read_record(path / run_files.STATE) or {}).get("valid_ppl") for step, path in paths.items()}
         for step in sorted(set(paths) - self.kept(paths, ppl)):
             # Out of sight first: a folder half removed must not look like a checkpoint.
             aside = folder / f".{paths[step].name}.{uuid.uuid4().hex}.tmp"
@@ -58,7 +59,7 @@ def discard_broken(folder: Path) -> None:
     """Remove the checkpoints of a run that are not whole; call it only while nobody writes there."""
     for path in checkpoint_paths(folder).values():
         try:
-            check(path)
+            open_checkpoint(path)
         except ValueError:
             shutil.rmtree(path)
 
@@ -67,7 +68,7 @@ def set_aside(folder: Path, done: int) -> None:
     """Move checkpoints of later steps out of the way: they are damaged, or of a course that the run leaves now."""
     for step, path in checkpoint_paths(folder).items():
         if step > done:
-            away = folder / "set_aside" / f"{path.name}-{uuid.uuid4().hex[:8]}"
+            away = folder / run_files.SET_ASIDE / f"{path.name}-{uuid.uuid4().hex[:8]}"
             away.parent.mkdir(exist_ok=True)
             os.replace(path, away)
             print(f"the run goes on from step {done}: {path.name} is now {away}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Writing checkpoints: every rank its own files, one rank the rename; in the background where wanted.
+"""Writing checkpoints: sharded, each rank its own files, published by one rename; asynchronously where wanted.
 
 All ranks write into one hidden folder; a rank's index is the last thing it writes. Rank 0 waits for all indices,
 writes state.json and renames the folder. No collective is involved, so this runs beside training, and a process
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.format import Piece, Pieces, checkpoint_name, merge_indices, write_pieces, write_state
 from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.files import publish_file, read_json, sync_paths, write_json
@@ -135,7 +136,7 @@ class Saver:
         path = self.folder / checkpoint_name(step)
         os.replace(aside, path)
         sync_paths(self.folder)
-        with publish_file(self.folder / "latest") as pointer:
+        with publish_file(self.folder / run_files.LATEST) as pointer:
             pointer.write_text(f"{path.name}\n", encoding="utf-8")
         try:
             self.retention.apply(self.folder)

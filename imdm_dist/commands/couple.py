@@ -16,9 +16,10 @@ from typing import Any
 
 from imdm_dist.commands.arguments import CONFIGS, add_overrides
 from imdm_dist.config import Config, identifying_settings, load_config, load_over, to_dict
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.files import hash_json
 from imdm_dist.problems import refuse
-from imdm_dist.signals import EXIT_STOPPED, heed_signals, leaving_at_signals
+from imdm_dist.signals import heed_signals, leaving_at_signals
 
 EXAMPLES = """examples:
   imdm_dist couple --shards 64

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from imdm_dist.cli import guarded
+from imdm_dist.error_boundary import guarded
 
 
 class Command(Protocol):

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from imdm_dist.chain.preflight import check_folder
     from imdm_dist.chain.stages.train import check_run
     from imdm_dist.launch.submission import script, submit_run, submitted_before
-    from imdm_dist.planning.text import limit_text
+    from imdm_dist.planning.plan_text import limit_text
 
     needed = check_run(config)
     if arguments.dry_run:

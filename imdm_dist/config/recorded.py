@@ -6,13 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from imdm_dist import run_files
 from imdm_dist.config.load import from_dict, load_config, load_over
 from imdm_dist.config.schema import Config
 from imdm_dist.files import read_record
-
-RECORD = "config.json"
-"""Settings of a run, in its folder."""
-_STATES = "step-*/state.json"
 
 
 def load_run(folder: Path | str, path: str | None, overrides: Sequence[str]) -> Config:
@@ -22,7 +19,7 @@ def load_run(folder: Path | str, path: str | None, overrides: Sequence[str]) -> 
     Raises:
         ValueError: as `load_config`; or nothing in the folder has them any more.
     """
-    record = Path(folder) / RECORD
+    record = Path(folder) / run_files.CONFIG
     if path is not None or not record.is_file():
         return load_config(Config, path, overrides)
     return load_over(_remembered(record), None, overrides)
@@ -30,7 +27,7 @@ def load_run(folder: Path | str, path: str | None, overrides: Sequence[str]) -> 
 
 def _remembered(record: Path) -> Config:
     """The settings in a run's record, which its checkpoints repeat."""
-    for place in (record, *sorted(record.parent.glob(_STATES), reverse=True)):
+    for place in (record, *sorted(record.parent.glob(f"{run_files.CHECKPOINT}*/{run_files.STATE}"), reverse=True)):
         if (found := read_record(place, config=dict)) is not None:
             if place != record:
                 print(f"{record} is damaged: the settings are those of {place}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A finished coupling, for training on.
+"""Reading a finished coupling into memory, for training.
 
 Shape suffixes: P pairs of the coupling, K pairs taken, L length.
 """

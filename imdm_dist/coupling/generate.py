@@ -1,4 +1,4 @@
-"""Make a coupling: every worker claims missing shards, rolls out and publishes, until none is missing.
+"""Generating a coupling: each worker takes the lease of a missing shard, makes and publishes it, until all are there.
 
 Any number of workers on any machines may call `generate` on one folder at any time, be killed and start again. A shard
 is the unit of work; making one is idempotent, as its bytes do not depend on who makes it or when.
@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imdm_dist.config.coupling import CouplingConfig
-from imdm_dist.coupling.claim import EXPIRY_S, Claims
+from imdm_dist.coupling.lease import EXPIRY_S, Leases
 from imdm_dist.coupling.manifest import (
     MANIFEST,
     check_plan,
@@ -68,31 +68,31 @@ def generate(
         worker: number of this one, from 0, and how many there are. Each begins with shards of its own; if more are at
             work, or not all of these, that costs time only.
         progress: show a progress bar of all workers' pairs on stderr.
-        expiry_s: seconds without a renewal after which a claim of another machine's worker has lapsed.
+        expiry_s: seconds without a renewal after which a lease of another machine's worker has lapsed.
 
     Raises:
         ValueError: the folder holds a coupling of other settings, a shard is damaged, or data or
             prompts do not fit the settings.
-        OSError: a file cannot be written; finished shards are kept and the claim is given up.
+        OSError: a file cannot be written; finished shards are kept and the lease is given up.
     """
     folder = Path(folder)
     _check_inputs(config, plan, data, prompts_PL)
     source = PairSource(
         seed=config.seed, length=plan["length"], mask_id=plan["mask_id"], data=data, prompts_PL=prompts_PL
     )
-    claims = Claims(folder / "claims", expiry_s=expiry_s)
+    leases = Leases(folder / "leases", expiry_s=expiry_s)
     try:
         make_folder(folder)
-        _agree_on_plan(folder, plan, claims)
+        _agree_on_plan(folder, plan, leases)
         there = present_pairs(folder, config.shards, config.pairs)
         # smoothing=0: the mean rate of the run, for shards of other workers arrive in lumps.
         shown = {"unit": "pair", "desc": "coupling", "smoothing": 0, "disable": not progress}
         with tqdm(total=config.pairs, initial=there, **shown) as bar:
-            job = _Job(folder, config, source, plan["vocab_size"], rollout, claims, bar)
+            job = _Job(folder, config, source, plan["vocab_size"], rollout, leases, bar)
             job.run(shard_order(config.shards, *worker))
-        _finish(folder, plan, claims)
+        _finish(folder, plan, leases)
     finally:
-        claims.remove_folder()
+        leases.remove_folder()
 
 
 def _check_inputs(
@@ -117,9 +117,9 @@ def _check_inputs(
                 raise ValueError(f"the data's {name} is {there}, the teacher's {wanted}: use the data it learned from")
 
 
-def _agree_on_plan(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
+def _agree_on_plan(folder: Path, plan: dict[str, Any], leases: Leases) -> None:
     if plan_of(folder) is None:
-        with claims.hold("plan"):
+        with leases.hold("plan"):
             if plan_of(folder) is None:
                 write_plan(folder, plan)
     check_plan(folder, plan)
@@ -141,7 +141,7 @@ class _Job:
     source: PairSource
     vocab_size: int
     rollout: Rollout
-    claims: Claims
+    leases: Leases
     bar: tqdm
 
     def run(self, order: list[int]) -> None:
@@ -153,13 +153,13 @@ class _Job:
                 self._show()
                 return
             for shard in missing:
-                if claim := self.claims.acquire(Path(shard_name(shard)).stem):
-                    with claim:
+                if lease := self.leases.acquire(Path(shard_name(shard)).stem):
+                    with lease:
                         self._make(shard)
                     break
             else:
                 self._show(note=f"waiting for {len(missing)} shards of other workers")
-                time.sleep(self.claims.poll_s)
+                time.sleep(self.leases.poll_s)
 
     def _show(self, in_hand: int = 0, note: str = "") -> None:
         """Show the pairs in finished shards, whoever made them, and `in_hand` more of our own."""
@@ -170,7 +170,7 @@ class _Job:
     def _make(self, shard: int) -> None:
         path = self.folder / shard_name(shard)
         if path.exists():
-            return  # finished by another worker between our look and our claim
+            return  # finished by another worker between our look and our lease
         # A manifest that lists a shard which somebody has deleted is no longer true.
         (self.folder / MANIFEST).unlink(missing_ok=True)
 
@@ -186,20 +186,20 @@ class _Job:
             results.append(result_BL)
             self._show(in_hand=first + len(start_BL))
         try:
-            if not path.exists():  # else our claim lapsed while this process was suspended, and its next owner is done
+            if not path.exists():  # else our lease lapsed while this process was suspended, and its next owner is done
                 write_shard(path, starts, torch.cat(results))
         except FileNotFoundError:
             if not path.exists():  # else whoever finished took our unfinished file for a leftover
                 raise
 
 
-def _finish(folder: Path, plan: dict[str, Any], claims: Claims) -> None:
+def _finish(folder: Path, plan: dict[str, Any], leases: Leases) -> None:
     """Write the manifest if it is missing, and clear what killed workers left."""
-    with claims.hold("manifest"):
+    with leases.hold("manifest"):
         if manifest_of(folder) is None:
             write_manifest(folder, plan)
         else:
             read_manifest(folder)
-        # No shard is missing: no file aside and no other claim can be of use to anyone.
+        # No shard is missing: no file aside and no other lease can be of use to anyone.
         remove_leftovers(folder)
-        claims.clear(but="manifest")
+        leases.clear(but="manifest")

@@ -19,7 +19,7 @@ from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling.shard import Shard, damaged, present_shards, read_shard, shard_name, shard_pairs, wrong_tokens
 from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.files import has_fields, hash_json, read_record, sha256_file, write_json
-from imdm_dist.provenance import versions
+from imdm_dist.versions import versions
 
 FORMAT = 1
 PLAN = "coupling.json"

@@ -1,4 +1,4 @@
-"""How far a coupling is, seen from outside: all workers of all machines in one view."""
+"""Progress of a coupling: shards that are there, pairs a second, workers of all machines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from imdm_dist.coupling.claim import claims_by_host
+from imdm_dist.coupling.lease import leases_by_host
 from imdm_dist.coupling.manifest import PLAN, manifest_of, read_plan
 from imdm_dist.coupling.shard import present_shards, shard_name, shard_pairs
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What is there of a coupling."""
+class CouplingProgress:
+    """How far a coupling is."""
 
     shards: int
     """In all."""
@@ -26,7 +26,7 @@ class Progress:
     """Over the newest shards, or from the beginning, by the clock of the file system; None before every worker has had
     time for its first, and where nobody works: a copy's files have other times."""
     workers: Counter[str]
-    """Claims by host: shards that are being made, or were when their worker died."""
+    """Leases by host: shards that are being made, or were when their worker died."""
     finished: bool
 
     @property
@@ -43,8 +43,8 @@ class Progress:
         return f"{self.shards_there} of {self.shards} shards, {self.pairs_there:,} of {self.pairs:,} pairs{rate}; {end}"
 
 
-def progress(folder: Path | str) -> Progress | None:
-    """Look at a coupling's folder; None if it has not begun."""
+def coupling_progress(folder: Path | str) -> CouplingProgress | None:
+    """How far the coupling in a folder is; None if it has not begun."""
     folder = Path(folder)
     plan = read_plan(folder)
     if plan is None:
@@ -52,7 +52,7 @@ def progress(folder: Path | str) -> Progress | None:
     shards, pairs = plan["shards"], plan["pairs"]
     there = present_shards(folder, shards)
     counts = {shard: len(shard_pairs(shard, shards, pairs)) for shard in there}
-    workers = claims_by_host(folder / "claims")
+    workers = leases_by_host(folder / "leases")
     # Of one file system's clock: shards are made on many machines. Those of all workers come at about the same time, so
     # the pace is taken over several rounds of them, or from the beginning.
     recent = max(_RECENT, _ROUNDS * workers.total())
@@ -62,7 +62,7 @@ def progress(folder: Path | str) -> Progress | None:
         since = made[-recent - 1][0] if len(made) > recent else (folder / PLAN).stat().st_mtime
         seconds = made[-1][0] - since
         rate = sum(counts[shard] for _, shard in made[-recent:]) / seconds if seconds > 0 else None
-    return Progress(
+    return CouplingProgress(
         shards=shards,
         shards_there=len(there),
         pairs=pairs,

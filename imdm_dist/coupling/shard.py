@@ -1,4 +1,4 @@
-"""One parquet file of a coupling: a contiguous range of pairs.
+"""Shards: the parquet files of a coupling, each with a contiguous range of pairs.
 
 The bytes are a function of the pairs and of the pyarrow version: encoding, compression and row
 groups are fixed and nothing else is written. Pages carry checksums, so a flipped bit is found on

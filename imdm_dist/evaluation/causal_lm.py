@@ -38,8 +38,8 @@ from imdm_dist.files import (
 )
 from imdm_dist.finite import check_finite
 from imdm_dist.problems import first_line
-from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
+from imdm_dist.versions import versions
 
 RECORD = "evaluator.json"
 WEIGHTS = "model.safetensors"

@@ -18,9 +18,9 @@ from imdm_dist.evaluation.result import ResultRecord, format_figure, mean_figure
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.evaluation.scorer import load_scorer
 from imdm_dist.files import check_name, publish_dir, write_json
-from imdm_dist.provenance import versions
 from imdm_dist.registry import METRICS
 from imdm_dist.signals import interrupted
+from imdm_dist.versions import versions
 
 SAMPLES_SHOWN = 3
 

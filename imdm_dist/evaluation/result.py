@@ -12,7 +12,7 @@ from imdm_dist.config.setting import Weights
 from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.diffusion.sampler import SAMPLER
 from imdm_dist.perplexity import show_perplexity, with_error
-from imdm_dist.provenance import versions
+from imdm_dist.versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.format import Piece, checkpoint_name, merge_indices, write_pieces, write_state
-from imdm_dist.checkpoint.model import TOKENIZER
 from imdm_dist.config import Config, to_dict
 from imdm_dist.data import Tokenizer
 from imdm_dist.files import publish_dir, write_json
 from imdm_dist.interop.report import ImportReport
 from imdm_dist.model import Backbone
-from imdm_dist.provenance import versions
+from imdm_dist.versions import versions
 
 REPORT = "import.json"
 """The account of the import, in the folder."""
@@ -52,9 +52,9 @@ def write_run_folder(out: Path, imported: Imported, report: ImportReport) -> Non
     try:
         with publish_dir(out) as aside:
             _write_checkpoint(aside / checkpoint_name(report.step), imported, report.step, about)
-            (aside / "latest").write_text(f"{checkpoint_name(report.step)}\n", encoding="utf-8")
-            imported.tokenizer.save(aside / TOKENIZER)
-            write_json(aside / "config.json", about)
+            (aside / run_files.LATEST).write_text(f"{checkpoint_name(report.step)}\n", encoding="utf-8")
+            imported.tokenizer.save(aside / run_files.TOKENIZER)
+            write_json(aside / run_files.CONFIG, about)
             write_json(aside / REPORT, report.as_dict())
     except SafetensorError as error:  # the library's name for a disk that is full
         raise ValueError(f"{out} could not be written ({error}): make room, or give another --out") from None

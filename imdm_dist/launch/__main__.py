@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imdm_dist.cli import guarded
+from imdm_dist.error_boundary import guarded
 from imdm_dist.signals import heed_signals
 
 EXAMPLE = """example, in a batch script:

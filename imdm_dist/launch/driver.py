@@ -21,11 +21,11 @@ from types import FrameType
 from typing import Any
 
 import imdm_dist
-from imdm_dist.cli import REFUSAL
+from imdm_dist.error_boundary import REFUSAL
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.parallel.environment import FIRST_PORT, PORTS, first_host
-from imdm_dist.parallel.failure import EXIT_REFUSED
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED, SIGNALS, another_press, heed_interrupts, noted
+from imdm_dist.signals import SIGNALS, another_press, heed_interrupts, noted
 
 _WARNED = (128 + signal.SIGUSR1, 128 + signal.SIGUSR2)
 _ENDED = (EXIT_INTERRUPTED, -signal.SIGINT)

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from imdm_dist import run_files
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import Driver, StageCrashed, StageInterrupted, StageStopped, back_to_the_queue
 from imdm_dist.launch.restarts import restart
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 
 
 def run_job(
@@ -29,7 +30,7 @@ def run_job(
     """
     if not local:
         slurm.need_allocation()
-    logs = folder and folder / "logs"
+    logs = folder and folder / run_files.LOGS
     with Driver(local, logs) as driver:
         try:
             # Processes that do not wait for each other start again in place: what they share may be whole by then.

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.files import read_record, write_json
 from imdm_dist.launch import slurm
 from imdm_dist.launch.driver import StageCrashed, back_to_the_queue, still_runs
-from imdm_dist.signals import EXIT_STOPPED
 
 
 def restart(error: StageCrashed, folder: Path, logs: Path, restarts: int) -> NoReturn:

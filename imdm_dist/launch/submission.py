@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.cli import guarded
 from imdm_dist.config import Config, to_yaml
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.time_limit import minutes_of
+from imdm_dist.error_boundary import guarded
 from imdm_dist.files import hash_json, publish_file
 from imdm_dist.launch import slurm
 from imdm_dist.launch.job import run_training

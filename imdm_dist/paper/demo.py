@@ -15,20 +15,20 @@ from imdm_dist import draws
 from imdm_dist.chain.chain import load_chain
 from imdm_dist.chain.runner import run_chain
 from imdm_dist.checkpoint.model import load_model
-from imdm_dist.cli import guarded
 from imdm_dist.config import EvaluationConfig, NoisePolicy, Weights
 from imdm_dist.coupling import Coupling
 from imdm_dist.diffusion.draw_source import DRAW_PRECISION
 from imdm_dist.diffusion.sampler import SAMPLER
 from imdm_dist.draws import Purpose
+from imdm_dist.error_boundary import guarded
 from imdm_dist.evaluation.sampling import draw_samples
 from imdm_dist.files import read_json
 from imdm_dist.paper import plots
 from imdm_dist.paper.report import DemoReport, write_report
 from imdm_dist.paper.two_tokens import NOISE_DRAWS, noise_response, table1_row, table2_rows
 from imdm_dist.perplexity import show_perplexity
-from imdm_dist.provenance import versions
 from imdm_dist.training.metrics import read_metrics
+from imdm_dist.versions import versions
 
 SYNTHETIC, TEXT = "demo_synthetic_chain.yaml", "demo_text_chain.yaml"
 SYNTHETIC_TRAINED = ("mdm", "mdm_redi", "imdm_redi")

@@ -22,16 +22,12 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from imdm_dist.cli import note_refusal
+from imdm_dist import run_files
+from imdm_dist.error_boundary import note_refusal
+from imdm_dist.exit_codes import EXIT_FAILED, EXIT_HUNG, EXIT_INTERRUPTED, EXIT_REFUSED
 from imdm_dist.parallel.environment import env_number
 from imdm_dist.parallel.topology import LINGER, Topology
-from imdm_dist.signals import EXIT_INTERRUPTED
 
-EXIT_FAILED = 1
-EXIT_REFUSED = 2
-"""Exit code of every rank where one raised what the user has to mend, as in `cli.guarded`: no use to start again."""
-EXIT_HUNG = 70
-"""Exit code of every rank of a launch in which no step ended any more (EX_SOFTWARE; `training/hang.py`)."""
 INTERVAL = 1.0
 """Seconds between two looks."""
 _KEY = "imdm_dist/failed"
@@ -39,7 +35,7 @@ _HUNG = "imdm_dist/hung"
 T = TypeVar("T")
 
 
-class Watch:
+class FailureWatch:
     """Looks out for failures of other ranks."""
 
     def __init__(self, topology: Topology, store: dist.Store) -> None:  # type: ignore[name-defined]
@@ -76,16 +72,11 @@ class Watch:
         except Exception:  # the store has gone: the others know already
             return
 
-    def tell_hung(self, place: tuple[Any, ...]) -> bool:
-        """Say that no step ends any more and where this rank is (for JSON); every rank has `on_hang` called then.
-
-        Returns:
-            whether this rank is the first to say so.
-        """
+    def tell_hung(self, place: tuple[Any, ...]) -> None:
+        """Say that no step ends any more and where this rank is (for JSON); every rank has `on_hang` called then."""
         self._stop.set()
         self.store.set(f"{_HUNG}/{self.topology.rank}", json.dumps(place))
-        ours = f"{EXIT_HUNG} no step ends any more, as rank {self.topology.rank} found"
-        return bool(self.store.compare_set(_KEY, "", ours).decode() == ours)
+        self.store.compare_set(_KEY, "", f"{EXIT_HUNG} no step ends any more, as rank {self.topology.rank} found")
 
     def hung_places(self) -> dict[int, Any]:
         """What `tell_hung` was given, by rank, as far as they have called it."""
@@ -99,7 +90,7 @@ class Watch:
 
 
 @contextmanager
-def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
+def all_fail_together(topology: Topology) -> Iterator[FailureWatch | None]:
     """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one.
 
     Yields what looks out for it; None in a launch of one.
@@ -109,7 +100,7 @@ def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
     if topology.world == 1:
         yield None
         return
-    watch = Watch(topology, dist.distributed_c10d._get_default_store())
+    watch = FailureWatch(topology, dist.distributed_c10d._get_default_store())
     try:
         yield watch
         topology.barrier()  # nobody leaves while another may still fail
@@ -148,7 +139,7 @@ def agree(topology: Topology, function: Callable[[], T]) -> T:
     if first is not None:
         if topology.first:
             raise first
-        raise SystemExit(2)
+        raise SystemExit(EXIT_REFUSED)
     return result
 
 
@@ -170,7 +161,7 @@ def log_path(folder: Path, rank: int) -> Path:
         job = f"{have['SLURM_ARRAY_JOB_ID']}_{have['SLURM_ARRAY_TASK_ID']}"
     restart = env_number("SLURM_RESTART_COUNT", 0)
     whose = f"job-{job}-{f'restart-{restart}-' if restart else ''}" if job else ""
-    return folder / "logs" / f"{whose}rank-{rank:05d}.log"
+    return folder / run_files.LOGS / f"{whose}rank-{rank:05d}.log"
 
 
 @contextmanager

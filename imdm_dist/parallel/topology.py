@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from imdm_dist.config.model import ModelConfig
+from imdm_dist.exit_codes import EXIT_REFUSED
 from imdm_dist.parallel.environment import Place, place_of_this_process
 
 LINGER = 3.0
@@ -117,7 +118,7 @@ def start(tensor_parallel: int, model: ModelConfig, place: Place | None = None) 
     except ValueError:
         if place.rank > 0:
             time.sleep(LINGER)
-            raise SystemExit(2) from None
+            raise SystemExit(EXIT_REFUSED) from None
         raise
     place.join()
     tp_rank, tp_group, dp_group = 0, None, dist.group.WORLD

@@ -1,4 +1,4 @@
-"""What forward keeps for backward, and what is there for a moment beside it: measured on tensors without numbers.
+"""Activation memory: what forward keeps for backward, and peaks beside it, measured with torch's FakeTensorMode.
 
 The run's own model and its own loss go forward and backward in torch's FakeTensorMode, and every storage that comes
 and goes is noted, so the figures are right for any family of backbones, mask and objective. Of blocks that are all
@@ -70,7 +70,9 @@ class Activations:
     """Bytes of the gradients of weights that are there when backward reaches the backbone."""
 
 
-def activations(config: Config, vocab_size: int, micro_batch: int, masked_share: float, device: Device) -> Activations:
+def activation_memory(
+    config: Config, vocab_size: int, micro_batch: int, masked_share: float, device: Device
+) -> Activations:
     """Measure them for one micro-batch, in a fraction of a second.
 
     Args:

@@ -1,4 +1,4 @@
-"""How much memory optimizer steps take in fact, on whatever device there is, with random rows in place of data.
+"""Measures the peak memory of real optimizer steps on the device at hand, with random rows in place of data.
 
 Run it in a fresh process of its own, or as many as the run is to have (torchrun):
 
@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imdm_dist.cli import guarded
 from imdm_dist.config import Config, load_config
 from imdm_dist.data import Dataset, TokenFile
 from imdm_dist.device import steady_allocator
+from imdm_dist.error_boundary import guarded
 from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.objectives.examples import slice_batch
 from imdm_dist.objectives.objective import Objective, objective_of
 from imdm_dist.parallel.topology import Topology, start
 from imdm_dist.training.setup import Run
-from imdm_dist.training.state import build
+from imdm_dist.training.state import build_state
 
 STEPS = 2
 """Optimizer state exists from the first update on, so the second step shows the peak."""
@@ -66,7 +66,7 @@ def random_run(config: Config, vocab_size: int, topology: Topology, folder: Path
 def take_steps(config: Config, vocab_size: int, topology: Topology, folder: Path) -> None:
     """Build a run and take optimizer steps, as the train loop does."""
     run, model = random_run(config, vocab_size, topology, folder)
-    state = build(run, model, topology)
+    state = build_state(run, model, topology)
     engine = state.engine
     for done in range(STEPS):
         for batch in run.examples.step(done):

@@ -1,4 +1,4 @@
-"""Memory of one rank, by part and by phase of an optimizer step.
+"""Predicted memory of one rank, by part (weights, gradients, optimizer state, ...) and phase of an optimizer step.
 
 What DeepSpeed 0.19 allocates is taken from its source (`runtime/engine.py`, `runtime/zero/stage_1_and_2.py`,
 `runtime/zero/stage3.py`) and checked by measurement; what torch keeps is measured (`activations.py`). `dp` is the
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from imdm_dist.checkpoint.format import STATE_BYTES
 from imdm_dist.config.schema import Config
 from imdm_dist.objectives.batch import strata
 from imdm_dist.objectives.objective import objective_of
-from imdm_dist.planning.activations import Activations, Device, activations
+from imdm_dist.planning.activations import Activations, Device, activation_memory
 from imdm_dist.planning.parameters import Parameters, count_parameters
 from imdm_dist.training.engine.deepspeed import BUCKET
 
@@ -67,7 +68,7 @@ def rank_memory(
     count = count_parameters(config.model, vocab_size, tp)
     dp = world // tp
     shard = -(-count.rank // dp) if engine.zero_stage else count.rank
-    live = activations(config, vocab_size, micro_batch, worst_masked_share(config, micro_batch), device)
+    live = activation_memory(config, vocab_size, micro_batch, worst_masked_share(config, micro_batch), device)
     on_device = not (engine.offload_optimizer and device == "cuda")
     state = {
         "fp32 masters": FP32 * shard if engine.zero_stage else 0,
@@ -77,7 +78,8 @@ def rank_memory(
     width = weight_width(config)
     objective = objective_of(config.objective)
     teachers = int(objective.needs_teacher)
-    staged = FP32 * count.rank * (4 + teachers) // dp if _saves_aside(config) else 0
+    saved = STATE_BYTES + FP32 * teachers
+    staged = saved * count.rank // dp if _saves_aside(config) else 0
     parts: dict[str, ByPhase] = {
         "weights": _weights(config, count, shard, dp),
         "bf16 copies of weights": _copies(live),
@@ -94,8 +96,7 @@ def rank_memory(
     if device == "cuda":
         # Offloaded: masters, moments, EMA, their gradient, and a copy in the width of the weights.
         host = staged + (0 if on_device else sum(state.values()) + (FP32 + width) * shard)
-    checkpoint = FP32 * count_parameters(config.model, vocab_size).total * (4 + teachers)
-    return Memory(parts, host, checkpoint)
+    return Memory(parts, host, saved * count_parameters(config.model, vocab_size).total)
 
 
 def weight_width(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""How many parameters a model has, and how many of them a tensor-parallel rank holds.
+"""Parameter counts of a model, and of one tensor-parallel rank.
 
 Counted on a model of the meta device, which has shapes and no memory.
 """

@@ -1,4 +1,4 @@
-"""A plan: what a run needs of every kind, on given hardware, and what to change where it does not fit."""
+"""The plan of a run: parameters, memory, FLOPs and time on given hardware, and what to change where it does not fit."""
 
 from __future__ import annotations
 
@@ -11,53 +11,17 @@ from imdm_dist.objectives.examples import slice_batch
 from imdm_dist.objectives.flops import PairCost, StepFlops, pair_cost, step_flops
 from imdm_dist.objectives.objective import objective_of
 from imdm_dist.parallel.topology import check_topology
-from imdm_dist.planning.activations import Device
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.memory import Memory, rank_memory
 from imdm_dist.planning.parameters import Parameters, count_parameters
 from imdm_dist.planning.remedy import Remedy, first_remedy
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 
-USABLE = 0.95
-"""Share of a GPU's memory that is counted on: torch's allocator cannot use the gaps between its blocks."""
 RESULT_BYTES, START_BYTES = 1.75, 1.25
 """Bytes of a token in a shard, compressed: of results, and of starts of which half is masked (LM1B text, with the
 tokenizers of BERT and GPT-2; starts that are all masks take next to nothing)."""
 PAIR_BYTES = 24
 """Bytes of a pair's number, seed and time."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What there is to run on."""
-
-    gpus: int = 1
-    """Ranks, a GPU each."""
-    memory: float = 80e9
-    """Bytes of memory of each."""
-    gpus_per_node: int = 8
-    """Of these on one machine."""
-    mfu: float = 0.4
-    """Share of the peak that is reached."""
-    peak_flops: float = 989e12
-    """Operations a second of one GPU at its best, in the precision of the run (H100, bfloat16: 989e12)."""
-    device: Device = "cuda"
-    """cpu: processes that share a machine's memory; `memory` is then the share of one."""
-
-    def __post_init__(self) -> None:
-        for flag, value in (("gpus", self.gpus), ("gpus-per-node", self.gpus_per_node)):
-            require(value >= 1, f"--{flag} is {value}: give 1 or more")
-        for flag, number in (("gpu-memory", self.memory), ("peak-tflops", self.peak_flops)):
-            require(number > 0, f"--{flag} is {number}: give a number above 0")
-        require(0 < self.mfu <= 1, f"--mfu is {self.mfu}: give a share in (0, 1]")
-
-    @property
-    def usable(self) -> float:
-        """Bytes of a rank that are counted on."""
-        return self.memory * (USABLE if self.device == "cuda" else 1.0)
-
-    def seconds(self, flops: float) -> float:
-        """Time that all GPUs together take."""
-        return flops / (self.gpus * self.peak_flops * self.mfu)
 
 
 @dataclass(frozen=True)
@@ -135,9 +99,7 @@ def build_plan(config: Config, hardware: Hardware, vocab_size: int | None = None
     memory = rank_memory(config, vocab_size, hardware.gpus, micro_batch, micro_batches, hardware.device)
     remedy = None
     if memory.peak > hardware.usable:
-        remedy = first_remedy(
-            config, vocab_size, hardware.gpus, hardware.gpus_per_node, hardware.usable, hardware.device
-        )
+        remedy = first_remedy(config, vocab_size, hardware)
     flops = step_flops(config, vocab_size, micro_batch)
     return Plan(
         hardware=hardware,

@@ -1,4 +1,4 @@
-"""Which settings would make a run fit: the ladder, from what costs least to what costs most."""
+"""Finds the settings that make a run fit into memory: changes are tried from what costs least to what costs most."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from imdm_dist.config.schema import Config
 from imdm_dist.config.training import EngineConfig
-from imdm_dist.planning.activations import Device
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.memory import rank_memory
 
 FEW_ROWS = 1024
@@ -26,40 +26,38 @@ class Remedy:
     """Bytes of a rank then."""
 
 
-def first_remedy(
-    config: Config, vocab_size: int, world: int, gpus_per_node: int, room: float, device: Device
-) -> Remedy | None:
-    """The first change that fits into `room` bytes a rank; None if none does.
+def first_remedy(config: Config, vocab_size: int, hardware: Hardware) -> Remedy | None:
+    """The first change that fits into the memory of a rank; None if none does.
 
     In this order, each rung with all that were before: fewer rows of logits at a time, a smaller micro-batch,
     recomputation, a higher ZeRO stage, more tensor parallelism, offload.
     """
-    for rungs in _ladder(config, world, gpus_per_node, device):
-        if _peak(config, rungs[-1], vocab_size, world, device) > room:
+    for rungs in _ladder(config, hardware):
+        if _peak(config, rungs[-1], vocab_size, hardware) > hardware.usable:
             continue  # nor do those that take more
         for engine in rungs:
-            if (peak := _peak(config, engine, vocab_size, world, device)) <= room:
+            if (peak := _peak(config, engine, vocab_size, hardware)) <= hardware.usable:
                 new, old = vars(engine), vars(config.engine)
                 return Remedy({f"engine.{name}": new[name] for name in new if new[name] != old[name]}, peak)
     return None
 
 
-def _peak(config: Config, engine: EngineConfig, vocab_size: int, world: int, device: Device) -> int:
-    count = config.train.global_batch * engine.tensor_parallel // world
+def _peak(config: Config, engine: EngineConfig, vocab_size: int, hardware: Hardware) -> int:
+    count = config.train.global_batch * engine.tensor_parallel // hardware.gpus
     micro_batch = engine.micro_batch or count
     changed = replace(config, engine=engine)
-    return rank_memory(changed, vocab_size, world, micro_batch, count // micro_batch, device).peak
+    return rank_memory(changed, vocab_size, hardware.gpus, micro_batch, count // micro_batch, hardware.device).peak
 
 
-def _ladder(config: Config, world: int, gpus_per_node: int, device: Device) -> Iterator[list[EngineConfig]]:
+def _ladder(config: Config, hardware: Hardware) -> Iterator[list[EngineConfig]]:
     """Settings to try, in lists of which the last takes least."""
-    engine = config.engine
-    offloads = [engine.offload_optimizer] + [True] * (device == "cuda" and not engine.offload_optimizer)
+    engine, world = config.engine, hardware.gpus
+    offloads = [engine.offload_optimizer] + [True] * (hardware.device == "cuda" and not engine.offload_optimizer)
     more = (2**power for power in range(1, 10))
     widths = [engine.tensor_parallel] + [
         tp
         for tp in more
-        if engine.tensor_parallel < tp <= min(world, gpus_per_node)
+        if engine.tensor_parallel < tp <= min(world, hardware.gpus_per_node)
         and world % tp == 0
         and config.model.divisible % tp == 0
         and config.train.global_batch % (world // tp) == 0

@@ -1,4 +1,4 @@
-"""How a backbone runs in training: whose LayerNorm, blocks recomputed in backward, compiled, or as they are."""
+"""How a backbone runs in training: fused LayerNorm, activation checkpointing (recomputation), torch.compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, in float32, cut over ranks as the optimizer state is."""
+"""EMA: the exponential moving average of the weights, in float32, sharded over ranks as the optimizer state is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder: one writer at a time, and what says which run it is."""
+"""The folder of a run: locked for one writer, and begun with its settings and its tokenizer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from imdm_dist import files
-from imdm_dist.checkpoint.model import TOKENIZER
+from imdm_dist import files, run_files
 from imdm_dist.checkpoint.retain import set_aside
 from imdm_dist.files import remove_leftovers, write_json
 from imdm_dist.training.setup import Run
@@ -56,6 +55,6 @@ def prepare_folder(run: Run, about: dict[str, Any]) -> None:
     """Make the run folder say what the run is; only rank 0 does."""
     remove_leftovers(run.folder)
     set_aside(run.folder, run.done)
-    write_json(run.folder / "config.json", about)
+    write_json(run.folder / run_files.CONFIG, about)
     if run.data.tokenizer is not None:
-        run.data.tokenizer.save(run.folder / TOKENIZER)
+        run.data.tokenizer.save(run.folder / run_files.TOKENIZER)

@@ -1,4 +1,4 @@
-"""A run's signs of life: what the loop marks as it goes, and heartbeat.json, which tells those outside.
+"""The heartbeat of a run: heartbeat.json says how far it is, from the status that the loop keeps as it goes.
 
 The loop only sets attributes; a thread of rank 0 writes the file every few seconds. Neither waits for the device. The
 file is replaced and never synced: it is worth nothing after a power cut, and a full disk only makes it grow old.
@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from imdm_dist import run_files
 from imdm_dist.files import read_record
 from imdm_dist.parallel.environment import env_number
 from imdm_dist.parallel.topology import Topology
 
-NAME = "heartbeat.json"
 INTERVAL = 5.0
 """Seconds between two beats."""
 RECENT = 50
@@ -33,8 +33,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 End = Literal["finished", "stopped", "failed", "hung"]
 
 
-class Pulse:
-    """Where the loop of this rank is; it marks, threads read.
+class LoopStatus:
+    """Where the loop of this rank is; the loop sets it, the threads of heartbeat and watchdog read it.
 
     Args:
         done: steps done before.
@@ -49,8 +49,6 @@ class Pulse:
         """Marks made so far."""
         self.first = True
         """Whether no step has ended yet in this process."""
-        self.saved = done
-        """Steps of the newest checkpoint that was begun."""
         self.loss: float | None = None
         self.tokens_per_s: float | None = None
         self.end: End | None = None
@@ -135,25 +133,25 @@ def read_heartbeat(folder: Path | str) -> Heartbeat | None:
     Raises:
         ValueError: the file is no heartbeat.
     """
-    beat = read_record(Path(folder) / NAME)
+    beat = read_record(Path(folder) / run_files.HEARTBEAT)
     try:
         return None if beat is None else Heartbeat(**beat)
     except TypeError as error:
-        raise ValueError(f"{folder}/{NAME} is no heartbeat ({error}): remove it") from None
+        raise ValueError(f"{folder}/{run_files.HEARTBEAT} is no heartbeat ({error}): remove it") from None
 
 
-def write_heartbeat(pulse: Pulse, folder: Path, world: int) -> None:
+def write_heartbeat(status: LoopStatus, folder: Path, world: int) -> None:
     """Replace the file; what the disk has against it is passed over."""
-    done, part = pulse.place
+    done, part = status.place
     doing = "training" if part in ("data", "gradients", "update", "record") else part
     beat = Heartbeat(
         step=done,
-        last=pulse.last,
-        state=pulse.end or doing,
+        last=status.last,
+        state=status.end or doing,
         time=time.time(),
-        seconds_per_step=pulse.seconds_per_step(),
-        loss=pulse.loss,
-        tokens_per_s=pulse.tokens_per_s,
+        seconds_per_step=status.seconds_per_step(),
+        loss=status.loss,
+        tokens_per_s=status.tokens_per_s,
         job=os.environ.get("SLURM_JOB_ID", ""),
         restarts=env_number("SLURM_RESTART_COUNT", 0),
         host=socket.gethostname(),
@@ -161,21 +159,21 @@ def write_heartbeat(pulse: Pulse, folder: Path, world: int) -> None:
         world=world,
     )
     # Not among the leftovers that are removed when a run starts: this thread lives by then.
-    aside = folder / f".{NAME}.next"
+    aside = folder / f".{run_files.HEARTBEAT}.next"
     with suppress(OSError):
         aside.write_text(json.dumps(asdict(beat)) + "\n", encoding="utf-8")
-        os.replace(aside, folder / NAME)
+        os.replace(aside, folder / run_files.HEARTBEAT)
 
 
 @contextmanager
-def heartbeat(pulse: Pulse, folder: Path, topology: Topology) -> Iterator[None]:
+def heartbeat(status: LoopStatus, folder: Path, topology: Topology) -> Iterator[None]:
     """Keep heartbeat.json up to date while inside; rank 0 does."""
     stop = threading.Event()
 
     def beat() -> None:
-        write_heartbeat(pulse, folder, topology.world)
+        write_heartbeat(status, folder, topology.world)
         while not stop.wait(INTERVAL):
-            write_heartbeat(pulse, folder, topology.world)
+            write_heartbeat(status, folder, topology.world)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     if topology.first:
@@ -183,13 +181,13 @@ def heartbeat(pulse: Pulse, folder: Path, topology: Topology) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        pulse.end = "stopped"
+        status.end = "stopped"
         raise
     except BaseException:
-        pulse.end = "failed"
+        status.end = "failed"
         raise
     finally:
         if topology.first:
             stop.set()
             thread.join(INTERVAL)
-            write_heartbeat(pulse, folder, topology.world)
+            write_heartbeat(status, folder, topology.world)

@@ -1,4 +1,4 @@
-"""What a run starts from, held against its settings by records and headers alone: no weight is read."""
+"""Checks of what a run starts from (a model, a coupling, its checkpoint) by records and headers; no weight is read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from imdm_dist import run_files
 from imdm_dist.checkpoint.format import checkpoint_paths
-from imdm_dist.checkpoint.read import glance
+from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import from_dict, to_dict
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
@@ -60,12 +61,12 @@ def given_config(folder: Path, setting: str) -> Config:
 
 
 def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any]:
-    if not (folder / "state.json").exists() and not checkpoint_paths(folder):
+    if not (folder / run_files.STATE).exists() and not checkpoint_paths(folder):
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
             "made into one by imdm_dist import"
         )
-    return glance(folder, {None: "", "ema": "ema", "raw": "weights"}[weights]).state
+    return find_checkpoint(folder, {None: "", "ema": "ema", "raw": "weights"}[weights], quick=True).state
 
 
 def misfits(given: ModelRecord, config: Config, ours: RowFormat) -> Iterator[str]:
@@ -173,7 +174,7 @@ def check_same_data(before: dict[str, Any], config: DataConfig) -> None:
         prepare(config, may_build=False)
     except NotPreparedError:
         raise ValueError(
-            f"the run of this folder was made with {words_of(changed)}: give it again, or use another folder"
+            f"the run of this folder was made with {describe_changes(changed)}: give it again, or use another folder"
         ) from None
 
 
@@ -187,6 +188,6 @@ def changed_data(before: dict[str, Any], config: DataConfig) -> dict[str, tuple[
     }
 
 
-def words_of(changed: dict[str, tuple[Any, Any]]) -> str:
+def describe_changes(changed: dict[str, tuple[Any, Any]]) -> str:
     """Changed settings in a message."""
     return ", ".join(f"{name}={old} (now {new or 'empty'})" for name, (old, new) in changed.items())

@@ -1,4 +1,4 @@
-"""The learning rate of a step: a linear warm-up, then one of the schedules that trainers of language models know."""
+"""The learning-rate schedule: linear warm-up, then constant, cosine or warm-up-stable-decay (wsd)."""
 
 from __future__ import annotations
 

@@ -20,29 +20,28 @@ from imdm_dist.parallel.failure import agree, all_fail_together, own_log
 from imdm_dist.parallel.replicas import check_replicas
 from imdm_dist.parallel.topology import Topology, joined
 from imdm_dist.perplexity import Perplexity
-from imdm_dist.provenance import versions
 from imdm_dist.signals import interrupted
-from imdm_dist.training.feed import Prefetched, seed_dropout
 from imdm_dist.training.folder import make_folder, only_writer, prepare_folder
-from imdm_dist.training.hang import HangWatch
-from imdm_dist.training.heartbeat import Pulse, heartbeat
+from imdm_dist.training.heartbeat import LoopStatus, heartbeat
 from imdm_dist.training.learning_rate import learning_rate
-from imdm_dist.training.process import own_settings
-from imdm_dist.training.record import Record
+from imdm_dist.training.logger import Logger
+from imdm_dist.training.prefetch import Prefetched, seed_dropout
+from imdm_dist.training.process import process_settings
 from imdm_dist.training.setup import Run, set_up, to_resume
-from imdm_dist.training.state import TrainState, build
+from imdm_dist.training.state import TrainState, build_state
 from imdm_dist.training.stop import StopRequest
 from imdm_dist.training.wandb_sync import Mode, mirror_mode
+from imdm_dist.training.watchdog import Watchdog
+from imdm_dist.versions import versions
 
 
 @dataclass(frozen=True)
-class Launch:
-    """What a run has around it in this process."""
+class RunContext:
+    """What the train loop uses beside the run: ranks, stop request, status, and the mirror of its metrics."""
 
     topology: Topology
     stop: StopRequest
-    pulse: Pulse
-    hang: HangWatch
+    status: LoopStatus
     mirror: Mode
 
 
@@ -65,16 +64,16 @@ def train(config: Config, folder: Path | str, place: Place | None = None, moment
     place = place or place_of_this_process()
     # Denormal numbers, such as squares of small gradients, would make a CPU a hundred times slower.
     with (
-        own_settings(config.train.deterministic, place.device),
+        process_settings(config.train.deterministic, place.device),
         interrupted(lambda: "no step was under way, so nothing is lost"),
         joined(config.engine.tensor_parallel, config.model, place) as topology,
     ):
         if topology.device.type == "cuda":
             steady_allocator()
-        return _in_good_order(config, Path(folder), topology, moments)
+        return _prepare_and_train(config, Path(folder), topology, moments)
 
 
-def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bool) -> bool:
+def _prepare_and_train(config: Config, folder: Path, topology: Topology, moments: bool) -> bool:
     with StopRequest(topology, config.train) as stop, all_fail_together(topology) as watch:
         found = agree(topology, lambda: to_resume(config.train.resume, folder) if topology.first else None)
         resume = topology.from_first(found)
@@ -88,86 +87,85 @@ def _in_good_order(config: Config, folder: Path, topology: Topology, moments: bo
         if topology.first and topology.world > 1:
             print(f"{folder.name}: {topology}", file=sys.stderr)
         if stop.asked():
-            stop.report(folder, run.done, run.last)
+            stop.print_stopped(folder, run.done, run.last)
             return False
         writer = only_writer(folder) if topology.first else nullcontext()
-        pulse = Pulse(run.done, run.last)
+        status, minutes = LoopStatus(run.done, run.last), config.train.hang_minutes
         with (
             writer,
             own_log(topology, folder) as log,
-            heartbeat(pulse, folder, topology),
-            HangWatch(pulse, config.train.hang_minutes, topology, watch, log, folder) as hang,
+            heartbeat(status, folder, topology),
+            Watchdog(status, minutes, topology, watch, log, folder) if minutes else nullcontext(),
         ):
-            return _train(run, model, Launch(topology, stop, pulse, hang, mirror))
+            return _train(run, model, RunContext(topology, stop, status, mirror))
 
 
-def _train(run: Run, model: Backbone, launch: Launch) -> bool:
+def _train(run: Run, model: Backbone, context: RunContext) -> bool:
     """Build what trains, take the steps that are left, and close; return whether the last one is done."""
-    topology, pulse, stop = launch.topology, launch.pulse, launch.stop
+    topology, status, stop = context.topology, context.status, context.stop
     about = {"config": to_dict(run.config), "provenance": run.provenance, "versions": versions()}
     if topology.first:
         prepare_folder(run, about)
     topology.barrier()
-    state = build(run, model, topology)
-    stop.lost = lambda: lost_without(run.folder, run.done, pulse.trained)
-    with Record(run, topology, pulse, launch.mirror, about) as record:
-        done = _take_steps(run, state, record, launch)
-        pulse.at("closing")
+    state = build_state(run, model, topology)
+    stop.lost = lambda: lost_without(run.folder, run.done, status.trained)
+    with Logger(run, topology, status, context.mirror, about) as logger:
+        done = _take_steps(run, state, logger, context)
+        status.at("closing")
         state.saver.wait()
-        record.close()
+        logger.close()
     state.engine.close()
     topology.barrier()
     finished = done == run.last
-    pulse.end = "finished" if finished else "stopped"
+    status.end = "finished" if finished else "stopped"
     if not finished:
-        stop.report(run.folder, done, run.last)
+        stop.print_stopped(run.folder, done, run.last)
     return finished
 
 
-def _take_steps(run: Run, state: TrainState, record: Record, launch: Launch) -> int:
+def _take_steps(run: Run, state: TrainState, logger: Logger, context: RunContext) -> int:
     """Train from where the state is until the last step, or until somebody asks to stop; return the steps done."""
-    topology, pulse, settings = launch.topology, launch.pulse, run.config.train
+    topology, status, settings = context.topology, context.status, run.config.train
     engine, objective, done = state.engine, state.objective, run.done
-    feed = Prefetched(run.examples, objective, run.done, run.last)
-    for done, batches in enumerate(feed, start=run.done + 1):
+    prefetched = Prefetched(run.examples, objective, run.done, run.last)
+    for done, batches in enumerate(prefetched, start=run.done + 1):
         # 1. Gradients: every micro-batch adds its share of the global batch's loss.
         loss = torch.zeros((), device=topology.device)
         for batch in batches:
-            pulse.at("gradients")
+            status.at("gradients")
             seed_dropout(batch)
             prepared = batch.to(topology.device)
             loss += engine.accumulate(lambda m, b=prepared: objective.loss(m, b))  # type: ignore[misc]
         # 2. The update, then what follows the weights: EMA and the objective's state, such as a teacher.
-        pulse.at("update")
+        status.at("update")
         rate = learning_rate(run.config.optimizer, done - 1, run.last)
         grad_norm = engine.step(rate)
-        place = objective.metrics()
+        more = objective.metrics()
         state.follow(done)
-        # 3. The record. Reading the loss waits for the device, so it is done once an interval.
-        pulse.at("record")
-        record.step(done, loss, grad_norm, feed.waited)
+        # 3. The log. Reading the loss waits for the device, so it is done once an interval.
+        status.at("record")
+        logger.step(done, loss, grad_norm, prefetched.waited)
         finished = done == run.last
-        stopping, save_failed = launch.stop.agreed(state.saver.failed)
+        stopping, save_failed = context.stop.agreed(state.saver.failed)
         if done % settings.log_every == 0 or finished or stopping:
-            record.interval(done, {"lr": rate, **place}, finished)
+            logger.interval(done, {"lr": rate, **more}, finished)
         # 4. Now and then: the loss on held-out rows, and whether what should be equal on several ranks is.
         valid_ppl = None
         if settings.valid_every and (done % settings.valid_every == 0 or finished):
-            pulse.at("validating")
-            with record.paused():
-                valid_ppl = record.validation(done, validate(run, engine.backbone, topology))
+            status.at("validating")
+            with logger.paused():
+                valid_ppl = logger.validation(done, validate(run, engine.backbone, topology))
         if settings.check_replicas_every and done % settings.check_replicas_every == 0:
             check_replicas(topology, dict(engine.backbone.named_parameters()), done)
         # 5. The checkpoint; one that could not be written is tried again at once.
         if done % settings.save_every == 0 or finished or stopping or save_failed:
             if save_failed:
                 state.saver.abandon()
-            pulse.at("saving")
-            pulse.saved = done
-            with record.paused(saving=True):
+            status.at("saving")
+            with logger.paused(saving=True):
                 background = settings.async_save and not (finished or stopping or save_failed)
                 state.save(done, valid_ppl, background, moments=run.moments or not finished)
-        pulse.end_step(done)
+        status.end_step(done)
         if stopping:
             break
     return done

@@ -1,4 +1,4 @@
-"""metrics.jsonl is the record of a run; Weights & Biases, where wanted, mirrors it."""
+"""The metrics log of a run, metrics.jsonl, and its mirror at Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from imdm_dist import run_files
 from imdm_dist.files import has_fields, publish_file, read_record, write_json
 from imdm_dist.training.wandb_sync import Mode, go_offline, one_line
 
@@ -19,7 +20,7 @@ INIT_S = 30.0
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
     """Lines of a run's metrics.jsonl; empty if there are none. Left out is what is no whole line, as after a kill."""
-    path = Path(folder) / "metrics.jsonl"
+    path = Path(folder) / run_files.METRICS
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
@@ -41,9 +42,9 @@ class MetricsLog:
 
     def __init__(self, folder: Path, done: int, wandb: Mode, config: dict[str, Any]) -> None:
         kept = [line for line in read_metrics(folder) if line["step"] <= done]
-        with publish_file(folder / "metrics.jsonl") as aside:
+        with publish_file(folder / run_files.METRICS) as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._file = open(folder / run_files.METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._mirror: Any = None
         if wandb != "off":
             self._mirror = _start_wandb(folder, wandb, config)
@@ -73,7 +74,7 @@ def _start_wandb(folder: Path, mode: Mode, config: dict[str, Any]) -> Any:
     import wandb
 
     # Runs resume under an id of their own: folders of two runs may have one name, and offline runs know no other way.
-    path = folder / "wandb_id.json"
+    path = folder / run_files.WANDB_ID
     identity = read_record(path, str)
     if not identity:
         identity = uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""What training sets for the whole process, and puts back: what runs after it does not depend on whether it ran.
+"""Settings of the whole process while it trains, such as determinism and denormals; they are put back at the end.
 
 Three things stay, and change no result: the processes of a launch stay joined, DeepSpeed's logger tells warnings alone,
 and allocator and oneDNN keep what `imdm_dist/device.py` tells them.
@@ -18,7 +18,7 @@ from imdm_dist.device import few_kernels, flushed_denormals
 
 
 @contextmanager
-def own_settings(deterministic: bool, device: torch.device) -> Iterator[None]:
+def process_settings(deterministic: bool, device: torch.device) -> Iterator[None]:
     """Inside, the process is set for training; at the end, also after an error, it is as it was.
 
     That is: denormal numbers, deterministic kernels, the environment, filters of warnings, torch's random generators,

@@ -1,4 +1,4 @@
-"""What a training run is made of, checked and put together before anything is written."""
+"""Set-up of a training run: everything is checked and put together before anything is written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imdm_dist.checkpoint.read import Checkpoint, find_checkpoint, newest_checkp
 from imdm_dist.config import fixed_settings, from_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.coupling import Coupling
-from imdm_dist.data import Dataset, TokenFile, prepare
+from imdm_dist.data import Dataset, prepare
 from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.objectives.examples import BatchSlice, Examples, slice_batch
 from imdm_dist.objectives.objective import objective_of
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.engine import engine_of
-from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, words_of
+from imdm_dist.training.inputs import changed_data, check_inputs, check_same_data, describe_changes
 
 _SECTIONS = ("model", "objective", "optimizer", "engine", "train")
 """Sections whose settings count for a run that goes on; data and inputs count by what they hold."""
@@ -30,7 +30,7 @@ _SECTIONS = ("model", "objective", "optimizer", "engine", "train")
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is: a description, which nothing changes."""
+    """A training run, as a description that nothing changes."""
 
     config: Config
     folder: Path
@@ -88,7 +88,7 @@ def set_up(
         provenance["init"] = {"weights": source.digest, "kind": source.weights, "step": source.step}
     objective = objective_of(config.objective)
     if objective.reads_coupling:
-        coupling = open_coupling(config, data.train)
+        coupling = Coupling.open(config.inputs.coupling)
         provenance["coupling"] = coupling.digest
         examples = objective.examples(config, batch_slice, coupling)
     else:
@@ -154,26 +154,6 @@ def total_steps(config: Config) -> int:
     return steps
 
 
-def open_coupling(config: Config, data: TokenFile) -> Coupling:
-    """The coupling of a run that learns from one.
-
-    Raises:
-        ValueError: none is named, or it was made with another vocabulary or length.
-    """
-    if not config.inputs.coupling:
-        kind = config.objective.kind
-        raise ValueError(f"objective.kind={kind} trains on a coupling: set inputs.coupling to its folder")
-    coupling = Coupling.open(config.inputs.coupling)
-    ours = (data.vocab_size, data.mask_id, data.length)
-    theirs = (coupling.vocab_size, coupling.mask_id, coupling.length)
-    if ours != theirs:
-        raise ValueError(
-            f"the coupling has (vocabulary, mask, length) {theirs}, the data {ours}: "
-            "make it again with this data.* configuration"
-        )
-    return coupling
-
-
 def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str, Any]) -> None:
     """Check that a checkpoint is of this very run.
 
@@ -191,7 +171,7 @@ def check_resumable(state: dict[str, Any], config: Config, provenance: dict[str,
     if state["provenance"] != provenance:
         changed = sorted(name for name in provenance if state["provenance"].get(name) != provenance[name])
         settings = changed_data(state["config"]["data"], config.data) if "data" in changed else {}
-        about = f" with {words_of(settings)}" if settings else ""
+        about = f" with {describe_changes(settings)}" if settings else ""
         raise ValueError(
             f"the checkpoint of this folder was made from another {', '.join(changed)}{about}: use another folder"
         )

@@ -1,4 +1,4 @@
-"""All that changes while a run trains: what a checkpoint holds."""
+"""The training state, which is what a checkpoint holds: weights, optimizer state, EMA, and the objective's state."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from imdm_dist.config.setting import Weights
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.objective import Objective, build_objective, objective_of
 from imdm_dist.parallel.topology import Topology
-from imdm_dist.provenance import versions
 from imdm_dist.training.blocks import prepare_blocks
 from imdm_dist.training.ema import Ema
 from imdm_dist.training.engine import QUANTITIES, ByName, Engine, engine_of
 from imdm_dist.training.setup import Run
+from imdm_dist.versions import versions
 
 
 class TrainState:
@@ -107,7 +107,7 @@ class TrainState:
         self.objective.load_state(checkpoint.step, held)
 
 
-def build(run: Run, model: Backbone, topology: Topology) -> TrainState:
+def build_state(run: Run, model: Backbone, topology: Topology) -> TrainState:
     """Bring all that trains to where the run stands.
 
     Args:

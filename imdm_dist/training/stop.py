@@ -1,4 +1,4 @@
-"""Stopping a run in good order: a signal, Ctrl-C or the time budget asks, all ranks agree, then there is one save."""
+"""Graceful stop of a run: a signal, Ctrl-C or the time budget asks, all ranks agree on a step, then one checkpoint."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class StopRequest:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.topology.control)
         return bool(flag)
 
-    def report(self, folder: Path, done: int, last: int) -> None:
+    def print_stopped(self, folder: Path, done: int, last: int) -> None:
         """Say on the console that the run stopped early."""
         if self.topology.first:
             cause = self._cause or "a signal to another rank"

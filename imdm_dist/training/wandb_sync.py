@@ -1,4 +1,4 @@
-"""Weights & Biases, which mirrors runs: whether its server takes one now, and what is sent later by `wandb sync`.
+"""Weights & Biases: whether its server can be reached now, and sending later what was recorded offline.
 
 Every start of a training run leaves a part in its folder, `wandb/offline-run-TIME-ID`. All have the run's one id, by
 which W&B's own command puts them together: it sends the parts of a run in the order of their start, each once, and
@@ -16,7 +16,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from imdm_dist.training.heartbeat import read_heartbeat
 
@@ -78,14 +78,19 @@ def check_server() -> None:
     Raises:
         ValueError: the package is missing, or nothing answers.
     """
-    try:
-        import wandb
-    except ImportError:
-        raise ValueError("this needs the package wandb: pip install 'imdm_dist[wandb]'") from None
-    if silent := _silence(str(wandb.setup().settings.base_url)):
+    if silent := _silence(str(_wandb("this").setup().settings.base_url)):
         raise ValueError(
             f"{silent}: run this where there is a network, such as a login node, or set WANDB_BASE_URL or HTTPS_PROXY"
         )
+
+
+def _wandb(what: str, instead: str = "") -> Any:
+    """The package, which is an extra."""
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError(f"{what} needs the package wandb: pip install 'imdm_dist[wandb]'{instead}") from None
+    return wandb
 
 
 def _silence(url: str) -> str:
@@ -107,12 +112,7 @@ def mirror_mode(wanted: Mode) -> Mode:
     """
     if wanted == "off":
         return wanted
-    try:
-        import wandb
-    except ImportError:
-        raise ValueError(
-            f"train.wandb={wanted} needs the package wandb: pip install 'imdm_dist[wandb]', or set train.wandb=off"
-        ) from None
+    wandb = _wandb(f"train.wandb={wanted}", ", or set train.wandb=off")
     if wanted == "offline":
         return wanted
     cause = _silence(str(wandb.setup().settings.base_url))

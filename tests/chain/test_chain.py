@@ -20,8 +20,8 @@ from imdm_dist.config import EvaluationConfig
 from imdm_dist.data import prepare
 from imdm_dist.evaluation.causal_lm import load_causal_lm
 from imdm_dist.evaluation.gen_ppl import generative_perplexity
-from imdm_dist.evaluation.ngram import TrigramModel
-from imdm_dist.evaluation.perplexity import perplexities
+from imdm_dist.evaluation.held_out_perplexity import perplexities
+from imdm_dist.evaluation.kneser_ney import TrigramModel
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -36,10 +36,10 @@ from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.config import Config, InputsConfig, ResourcesConfig, load_config
 from imdm_dist.config.recorded import load_run
 from imdm_dist.config.time_limit import minutes_of
-from imdm_dist.coupling.progress import progress
+from imdm_dist.coupling.progress import coupling_progress
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.launch.submission import submit
-from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.loop import train
 from tests.cluster import tiny
 
@@ -415,7 +415,7 @@ def test_the_table_of_stages(home: Path) -> None:
 
 def test_progress_of_a_coupling(home: Path) -> None:
     folder = folder_of(home, "pairs")
-    there = progress(folder)
+    there = coupling_progress(folder)
     assert there is not None and (there.shards_there, there.pairs_there, there.finished) == (8, 32, True)
     assert "8 of 8 shards, 32 of 32 pairs; finished" in progress_line(folder)
     with pytest.raises(ValueError, match="holds no coupling"):

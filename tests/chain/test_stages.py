@@ -22,7 +22,7 @@ from imdm_dist.chain.remembered import freeze, write_order
 from imdm_dist.chain.status import Row, status
 from imdm_dist.chain.survey import StageState, survey
 from imdm_dist.files import hash_json
-from imdm_dist.planning.plan import Hardware
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.registry import STAGES
 from tests.chain.test_chain import chain as whole_chain
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imdm_dist.checkpoint import format as checkpoint_format
 from imdm_dist.checkpoint.format import Piece
-from imdm_dist.checkpoint.read import Checkpoint, check, newest_checkpoint
+from imdm_dist.checkpoint.read import Checkpoint, newest_checkpoint, open_checkpoint
 from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
@@ -39,7 +39,7 @@ def test_files_are_listed_with_their_sums_and_read_back(tmp_path: Path, backgrou
     writer.wait()
     path = tmp_path / "step-00000003"
     assert sorted(file.name for file in path.iterdir()) == ["ema.safetensors", "state.json", "weights.safetensors"]
-    found = check(path)
+    found = open_checkpoint(path)
     assert set(found.state["files"]) == {"ema.safetensors", "weights.safetensors"}
     assert torch.equal(found.full("weights", "a"), torch.arange(4.0))
     assert (tmp_path / "latest").read_text() == "step-00000003\n"
@@ -50,7 +50,7 @@ def test_large_quantities_are_written_in_several_files(tmp_path: Path, monkeypat
     monkeypatch.setattr(checkpoint_format, "FILE_BYTES", 20)
     pieces = {"weights": {name: Piece(0, torch.full((3,), float(i))) for i, name in enumerate("abcd")}}
     saver(tmp_path).save(1, pieces, ABOUT | {"shapes": dict.fromkeys("abcd", [3])}, False)
-    found = check(tmp_path / "step-00000001")
+    found = open_checkpoint(tmp_path / "step-00000001")
     assert len(found.state["files"]) == 4
     assert [found.full("weights", name)[0].item() for name in "abcd"] == [0.0, 1.0, 2.0, 3.0]
 
@@ -61,7 +61,7 @@ def test_training_may_change_what_a_background_save_writes(tmp_path: Path) -> No
     writer.save(1, {"weights": {"a": Piece(0, live)}}, ABOUT | {"shapes": {"a": [1000]}}, True)
     live.fill_(7)
     writer.wait()
-    assert float(check(tmp_path / "step-00000001").full("weights", "a").abs().max()) == 0
+    assert float(open_checkpoint(tmp_path / "step-00000001").full("weights", "a").abs().max()) == 0
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -89,7 +89,7 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "step-00000001" / "state.json"
     state.write_text(state.read_text().replace('"format": 2', '"format": 9'))
     with pytest.raises(ValueError, match="format 9"):
-        check(state.parent)
+        open_checkpoint(state.parent)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from imdm_dist.provenance import code_version
+from imdm_dist.versions import code_version
 from tests.cluster import host
 from tests.cluster.jobs import Cluster
 from tests.cluster.layout import Layout, default_folder, load_layout

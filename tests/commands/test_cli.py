@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = """
 import sys
-from imdm_dist.cli import guarded
+from imdm_dist.error_boundary import guarded
 
 def main():
     for _ in range(int(sys.argv[1])):

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from imdm_dist.cli import in_a_line
 from imdm_dist.config.coupling import CouplingConfig
 from imdm_dist.coupling import Coupling, discard_damaged, generate, make_plan, verify
 from imdm_dist.coupling.pairs import PairSource
-from imdm_dist.coupling.progress import progress
+from imdm_dist.coupling.progress import coupling_progress
 from imdm_dist.coupling.shard import read_shard, shard_name, shard_pairs, write_shard
 from imdm_dist.data.token_file import TokenFile
 from imdm_dist.diffusion.schedule import alpha
+from imdm_dist.error_boundary import in_a_line
 from imdm_dist.files import sha256_file
 
 LENGTH, VOCAB, MASK = 8, 300, 299
@@ -214,7 +214,7 @@ def test_shards_without_a_plan_are_not_taken_up(tmp_path: Path) -> None:
     (tmp_path / "coupling.json").unlink()
     with pytest.raises(ValueError, match="has shards but no coupling.json"):
         make(tmp_path)
-    assert not (tmp_path / "claims").exists()
+    assert not (tmp_path / "leases").exists()
 
 
 ENTRIES = (
@@ -229,7 +229,7 @@ def test_what_a_power_cut_leaves_of_the_lists_is_made_again(tmp_path: Path, cont
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(ValueError, match="has 4 of 4 shards and no manifest: run gen_coupling to finish it"):
         Coupling.open(tmp_path)
-    assert discard_damaged(tmp_path) == [] and (found := progress(tmp_path)) and not found.finished
+    assert discard_damaged(tmp_path) == [] and (found := coupling_progress(tmp_path)) and not found.finished
     make(tmp_path)
     assert files_of(tmp_path) == before
     (tmp_path / "coupling.json").write_bytes(content)  # the manifest repeats it

@@ -106,7 +106,7 @@ def test_workers_killed_three_times_at_any_moment(tmp_path: Path, expected: dict
 def test_workers_killed_while_they_write(tmp_path: Path, expected: dict[str, str]) -> None:
     assert finish(start(tmp_path, workers=2, die_writing=True)) == [-signal.SIGKILL, -signal.SIGKILL]
     assert list(tmp_path.glob(".shard-*.tmp"))
-    assert list(tmp_path.glob("claims/*.claim"))
+    assert list(tmp_path.glob("leases/*.lease"))
     assert finish(start(tmp_path, workers=2)) == [0, 0]
     assert content(tmp_path) == expected
 
@@ -127,10 +127,10 @@ def test_a_suspended_worker_is_overtaken_and_does_no_harm_when_it_wakes(
     assert content(tmp_path) == expected
 
 
-def test_the_claim_of_a_foreign_host_that_fell_silent_is_taken_over(tmp_path: Path, expected: dict[str, str]) -> None:
-    (tmp_path / "claims").mkdir()
+def test_the_lease_of_a_foreign_host_that_fell_silent_is_taken_over(tmp_path: Path, expected: dict[str, str]) -> None:
+    (tmp_path / "leases").mkdir()
     foreign = {"host": "elsewhere", "pid": 1, "started": "5"}
-    (tmp_path / "claims" / "shard-00005.claim").write_text(json.dumps(foreign))
+    (tmp_path / "leases" / "shard-00005.lease").write_text(json.dumps(foreign))
     before = time.monotonic()
     assert finish(start(tmp_path, expiry_s=0.5)) == [0]
     assert time.monotonic() - before >= 0.5

@@ -17,7 +17,7 @@ from imdm_dist.model.dit import DitConfig
 from imdm_dist.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
-COUPLING = CouplingConfig(pairs=1200, shards=12, steps=64, batch=20)
+COUPLING = CouplingConfig(pairs=480, shards=12, steps=64, batch=20)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_three_workers_make_the_same_bytes(home: tuple[Path, Config]) -> None:
 def test_the_command_killed_three_times_makes_the_same_bytes(home: tuple[Path, Config]) -> None:
     folder, config = home
     command = [sys.executable, str(ROOT / "tools" / "gen_coupling.py"), "--teacher", str(folder / "teacher")]
-    command += ["--pairs", "1200", "--shards", "12", "--steps", "64", "--workers", "1", "--out", str(folder / "killed")]
+    command += ["--pairs", "480", "--shards", "12", "--steps", "64", "--workers", "1", "--out", str(folder / "killed")]
     command += ["coupling.batch=20"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for kill in range(3):

@@ -50,7 +50,7 @@ def test_long_words_and_zeros_are_named_by_file_and_line(tmp_path: Path, capsys:
 BUILDER = """
 import sys
 from pathlib import Path
-from imdm_dist.cli import guarded
+from imdm_dist.error_boundary import guarded
 from imdm_dist.config.data import DataConfig
 from imdm_dist.data import prepare
 from imdm_dist.signals import heed_signals

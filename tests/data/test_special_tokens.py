@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from imdm_dist.checkpoint.read import check
+from imdm_dist.checkpoint.read import open_checkpoint
 from imdm_dist.data import TokenFile, prepare
 from imdm_dist.data.tokenizer import load_tokenizer, train_bpe
 from imdm_dist.evaluation.causal_lm import load_causal_lm
@@ -130,7 +130,7 @@ def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:
         open_source(hub)
     (tmp_path / "state.json").write_bytes(POINTER)
     with pytest.raises(ValueError, match=f"state.json {said}"):
-        check(tmp_path)
+        open_checkpoint(tmp_path)
     rows = np.zeros((9, 4), dtype=np.int64)
     made = TokenFile.write(tmp_path / "rows", rows, length=4, vocab_size=9, mask_id=8, bos_id=0, eos_id=1, settings={})
     (made.path / "tokens.npy").write_bytes(POINTER)

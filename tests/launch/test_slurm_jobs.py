@@ -25,17 +25,18 @@ from imdm_dist.chain.remembered import write_order
 from imdm_dist.chain.runner import make_stages
 from imdm_dist.chain.status import status
 from imdm_dist.chain.survey import survey
-from imdm_dist.cli import guarded
 from imdm_dist.config import ResourcesConfig
-from imdm_dist.coupling.progress import progress
+from imdm_dist.coupling.progress import coupling_progress
 from imdm_dist.data import prepare
+from imdm_dist.error_boundary import guarded
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.launch.__main__ import main
 from imdm_dist.launch.restarts import count_crash
 from imdm_dist.launch.restarts import progress as made
 from imdm_dist.launch.submission import script, submit_run, submitted_before
-from imdm_dist.signals import EXIT_STOPPED, SIGNALS
-from imdm_dist.training.heartbeat import Pulse, write_heartbeat
+from imdm_dist.signals import SIGNALS
+from imdm_dist.training.heartbeat import LoopStatus, write_heartbeat
 from tests.cluster import tiny
 from tests.fake_slurm import FakeSlurm, fake_slurm
 
@@ -246,7 +247,7 @@ def work_on(
     assert folder is not None
     folder.mkdir(parents=True)
     if stage == "teacher":
-        write_heartbeat(Pulse(3, 12), folder, 1)
+        write_heartbeat(LoopStatus(3, 12), folder, 1)
         path = folder / "heartbeat.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"job": "51"} | beat))
     else:
@@ -327,7 +328,7 @@ def test_a_run_is_not_submitted_a_second_time(fake_slurm: FakeSlurm, tmp_path: P
             check_idle(tmp_path, submitted_before(tmp_path))
     fake_slurm.say(queue=queue_line("COMPLETED"))
     check_idle(tmp_path, submitted_before(tmp_path))
-    write_heartbeat(Pulse(3, 12), tmp_path, 1)
+    write_heartbeat(LoopStatus(3, 12), tmp_path, 1)
     with pytest.raises(ValueError, match=f"is being made by process {os.getpid()} on "):
         check_idle(tmp_path, [])
 
@@ -384,7 +385,9 @@ def test_a_job_of_which_a_process_died_is_queued_again_a_bounded_number_of_times
 def test_a_refusal_counts_though_the_other_processes_are_killed_for_it(
     hosts: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    refuse = "from imdm_dist.cli import guarded\ndef main(): raise ValueError('no such text')\nguarded(main)\n"
+    refuse = (
+        "from imdm_dist.error_boundary import guarded\ndef main(): raise ValueError('no such text')\nguarded(main)\n"
+    )
     # As srun does: the highest code is that of a process it killed.
     (hosts.folder / "srun").write_text('#!/bin/sh\nshift; "$@"; exit 143\n')
     for _ in range(2):
@@ -455,7 +458,7 @@ TOKENS = {"length": 8, "vocab_size": 9, "mask_id": 8}
 
 def coupling_of(folder: Path, finished: list[float], workers: int, shards: int = 400) -> Path:
     """A coupling of 10 pairs a shard whose shards were finished at these seconds after its beginning."""
-    (folder / "claims").mkdir(parents=True)
+    (folder / "leases").mkdir(parents=True)
     (folder / "coupling.json").write_text(json.dumps({"shards": shards, "pairs": 10 * shards} | TOKENS))
     os.utime(folder / "coupling.json", (1e9, 1e9))
     for shard, seconds in enumerate(finished):
@@ -463,8 +466,8 @@ def coupling_of(folder: Path, finished: list[float], workers: int, shards: int =
         path.touch()
         os.utime(path, (1e9 + seconds, 1e9 + seconds))
     for worker in range(workers):
-        claim = {"host": f"host{worker % 2}", "pid": 1, "started": "", "token": ""}
-        (folder / "claims" / f"shard-{shards - 1 - worker:05d}.claim").write_text(json.dumps(claim))
+        lease = {"host": f"host{worker % 2}", "pid": 1, "started": "", "token": ""}
+        (folder / "leases" / f"shard-{shards - 1 - worker:05d}.lease").write_text(json.dumps(lease))
     return folder
 
 
@@ -484,6 +487,6 @@ def coupling_of(folder: Path, finished: list[float], workers: int, shards: int =
 def test_the_pace_of_a_coupling_from_its_first_shards_on(
     tmp_path: Path, finished: list[float], workers: int, rate: float | None
 ) -> None:
-    there = progress(coupling_of(tmp_path / "pairs", finished, workers))
+    there = coupling_progress(coupling_of(tmp_path / "pairs", finished, workers))
     assert there is not None
     assert there.pairs_per_s == (None if rate is None else pytest.approx(rate, rel=1e-6))

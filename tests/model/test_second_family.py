@@ -18,9 +18,10 @@ from imdm_dist.model.cuts import Cut, share
 from imdm_dist.objectives.flops import MASKED
 from imdm_dist.parallel.environment import Place
 from imdm_dist.parallel.topology import check_topology, joined
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.parameters import count_parameters
-from imdm_dist.planning.plan import Hardware, build_plan
-from imdm_dist.planning.text import plan_text
+from imdm_dist.planning.plan import build_plan
+from imdm_dist.planning.plan_text import plan_text
 from imdm_dist.training.loop import train
 from tests import parity
 from tests.model.second_family import Tiny, TinyConfig

@@ -21,7 +21,7 @@ from imdm_dist.objectives.objective import Costs, build_objective, coupling_read
 from imdm_dist.objectives.row_loss import divergence_loss, divergence_sum
 from imdm_dist.objectives.sdtt import Sdtt, SdttConfig, TaughtBatch, plan_teacher
 from imdm_dist.registry import OBJECTIVES
-from imdm_dist.training.feed import Prefetched
+from imdm_dist.training.prefetch import Prefetched
 from tests.small import small_model
 
 ROWS, LENGTH = 16, 6

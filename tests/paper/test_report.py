@@ -16,7 +16,7 @@ from imdm_dist.paper import demo, plots
 from imdm_dist.paper.published_tables import LM1B_STEPS, TABLE_4
 from imdm_dist.paper.report import DemoReport, write_report
 from imdm_dist.paper.two_tokens import FORMULAS
-from imdm_dist.training.record import console
+from imdm_dist.training.logger import console
 
 ROW = {"validity": 0.4931, "token_entropy": 0.6928, "factorization_error": 0.6931, "factorization_error_mean": 1.386}
 

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
 from imdm_dist.config import Config, DataConfig, TrainConfig
 from imdm_dist.config.training import EngineConfig
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel import failure
-from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from tests.forked import Launch
@@ -91,7 +91,7 @@ def test_all_ranks_end_with_the_code_of_the_error(
     monkeypatch.setattr(failure, "INTERVAL", 0.01)
     store = dist.HashStore()  # type: ignore[attr-defined]
     topologies: list[Any] = [SimpleNamespace(rank=rank) for rank in (0, 1)]
-    other, failing = (failure.Watch(topology, store) for topology in topologies)
+    other, failing = (failure.FailureWatch(topology, store) for topology in topologies)
     try:
         raise error("no such text")
     except error as raised:

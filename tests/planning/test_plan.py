@@ -28,11 +28,12 @@ from imdm_dist.model.dit import DiT, DitConfig
 from imdm_dist.objectives.batch import build_batch, draw_mask, stratified_time
 from imdm_dist.objectives.flops import MASKED, pair_cost, pass_flops, step_flops
 from imdm_dist.objectives.sdtt import SdttConfig, plan_teacher, second_pass_share
-from imdm_dist.planning.activations import _measure, activations
+from imdm_dist.planning.activations import _measure, activation_memory
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.memory import PHASES, Memory, rank_memory, worst_masked_share
 from imdm_dist.planning.parameters import count_parameters
-from imdm_dist.planning.plan import Hardware, build_plan
-from imdm_dist.planning.text import plan_text
+from imdm_dist.planning.plan import build_plan
+from imdm_dist.planning.plan_text import plan_text
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 from imdm_dist.training.blocks import prepare_blocks
 from tests.planning.mixer import MixerConfig
@@ -193,7 +194,7 @@ def test_activations_are_what_autograd_saves(precision: str, change: tuple[str, 
     size = ("model.size=custom", "model.hidden_dim=64", "model.n_blocks=3", "model.n_heads=4")
     config = settings(*size, "data.length=48", "engine.zero_stage=1", f"engine.precision={precision}", *change)
     masked_BL = torch.arange(12 * 48).view(12, 48) % 2 == 0
-    expected = activations(config, 101, 12, 0.5, "cpu").kept
+    expected = activation_memory(config, 101, 12, 0.5, "cpu").kept
     # What is left out, indices, statistics of norms and states of generators, is a constant few bytes a row.
     assert expected == pytest.approx(saved_bytes(config, 101, masked_BL), rel=0.10 if config.engine.recompute else 0.03)
 
@@ -205,7 +206,7 @@ def test_another_family_is_planned(mask: str, recompute: bool) -> None:
     engine = EngineConfig(recompute=recompute)
     config = replace(settings("data.length=40", "train.global_batch=12"), model=model, engine=engine)
     masked_BL = torch.arange(12 * 40).view(12, 40) % 2 == 0
-    expected = activations(config, 301, 12, 0.5, "cpu").kept
+    expected = activation_memory(config, 301, 12, 0.5, "cpu").kept
     assert expected == pytest.approx(saved_bytes(config, 301, masked_BL), rel=0.10 if recompute else 0.03)
     one = pass_flops(model, 301, 40)
     assert one.token.both == 3 * one.token.forward == 3 * 4 * (2 * 48 * 40 + 4 * 48**2)
@@ -219,7 +220,7 @@ def test_peaks_are_those_of_a_step_of_plain_tensors() -> None:
     """Beside what is kept: the rows four times (gathered, normed, scaled, modulated); logits and log-probabilities in
     forward, log-probabilities and two gradients in backward."""
     config = settings("model.size=tiny", "data.length=64", "model.dropout=0")
-    found = activations(config, 4001, 8, 0.5, "cuda")
+    found = activation_memory(config, 4001, 8, 0.5, "cuda")
     rows, logits = 4 * 256 * 512, 4 * 256 * 4001
     assert found.forward.activations - found.kept == pytest.approx(4 * rows + 2 * logits, rel=0.02)
     assert found.loss.activations - found.kept == pytest.approx(4 * rows + 3 * logits, rel=0.02)
@@ -229,7 +230,7 @@ def test_peaks_are_those_of_a_step_of_plain_tensors() -> None:
 
 def test_a_large_micro_batch_is_planned_from_two_small_ones() -> None:
     config = settings("model.size=tiny", "data.length=64", "engine.loss_chunk_rows=128")
-    planned, found = (ask(config, 1001, 20, 0.5, "cuda") for ask in (activations, _measure.__wrapped__))
+    planned, found = (ask(config, 1001, 20, 0.5, "cuda") for ask in (activation_memory, _measure.__wrapped__))
     for part in ("forward", "loss", "last_block", "first_block"):
         one, other = getattr(planned, part), getattr(found, part)
         assert one.activations == pytest.approx(other.activations, rel=0.02)

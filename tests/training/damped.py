@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imdm_dist.config.names import Weights
+from imdm_dist.config.setting import Weights
 from imdm_dist.config.training import ObjectiveConfig
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.batch import MaskedBatch

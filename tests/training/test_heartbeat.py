@@ -14,7 +14,7 @@ from imdm_dist.model.dit import DitConfig
 from imdm_dist.parallel.failure import log_path
 from imdm_dist.training import heartbeat as module
 from imdm_dist.training.ema import Ema
-from imdm_dist.training.heartbeat import Pulse, heartbeat, read_heartbeat, write_heartbeat
+from imdm_dist.training.heartbeat import LoopStatus, heartbeat, read_heartbeat, write_heartbeat
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 from tests.runs import beat_of
@@ -77,18 +77,18 @@ def test_a_run_that_stops_or_fails_says_so(tmp_path: Path, cache: Path, monkeypa
 def test_age_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "123")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    pulse = Pulse(10, 100)
-    write_heartbeat(pulse, tmp_path, 4)
+    status = LoopStatus(10, 100)
+    write_heartbeat(status, tmp_path, 4)
     beat = beat_of(tmp_path)
     assert (beat.state, beat.step, beat.job, beat.restarts, beat.world) == ("starting", 10, "123", 2, 4)
     assert beat.seconds_per_step is None and beat.time_left is None and not beat.ended
     clock = iter([5.0, 7.0, 9.0])
     monkeypatch.setattr("imdm_dist.training.heartbeat.time.monotonic", lambda: next(clock))
     for done in (11, 12, 13):
-        pulse.end_step(done)
-    pulse.at("saving")
-    pulse.record(1.5, 1000.0)
-    write_heartbeat(pulse, tmp_path, 4)
+        status.end_step(done)
+    status.at("saving")
+    status.record(1.5, 1000.0)
+    write_heartbeat(status, tmp_path, 4)
     beat = beat_of(tmp_path)
     assert (beat.state, beat.step, beat.loss, beat.seconds_per_step) == ("saving", 13, 1.5, 2.0)
     assert beat.time_left == 87 * 2.0
@@ -98,16 +98,16 @@ def test_age_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "imdm_dist.training.heartbeat.time.time", lambda: beat.time - 42.0
     )  # a host whose clock is behind
     assert beat.age == 0.0
-    pulse.end = "hung"
-    write_heartbeat(pulse, tmp_path, 4)
+    status.end = "hung"
+    write_heartbeat(status, tmp_path, 4)
     assert beat_of(tmp_path).state == "hung"
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_a_run(tmp_path: Path) -> None:
-    with heartbeat(Pulse(0, 1), tmp_path / "gone", RANK_0):
+    with heartbeat(LoopStatus(0, 1), tmp_path / "gone", RANK_0):
         pass
     (tmp_path / ".heartbeat.json.next").mkdir()
-    with heartbeat(Pulse(0, 1), tmp_path, RANK_0):
+    with heartbeat(LoopStatus(0, 1), tmp_path, RANK_0):
         pass
     assert read_heartbeat(tmp_path) is None
 
@@ -119,12 +119,12 @@ def test_what_is_no_heartbeat_is_named(tmp_path: Path) -> None:
 
 
 def test_marks_cost_nothing_beside_a_step() -> None:
-    pulse = Pulse(0, 10)
+    status = LoopStatus(0, 10)
     started = time.perf_counter()
     for done in range(1, 10_001):
         for part in ("gradients", "update", "record", "validating", "saving"):
-            pulse.at(part)
-        pulse.end_step(done)
+            status.at(part)
+        status.end_step(done)
     assert (time.perf_counter() - started) / 10_000 < 1e-4  # seconds a step; some 2e-6 on an idle core
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,16 @@ from imdm_dist.chain import rollouts
 from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.checkpoint.retain import lost_without
 from imdm_dist.checkpoint.write import Saver
-from imdm_dist.cli import guarded
 from imdm_dist.config import Config, CouplingConfig, DataConfig, EvaluatorConfig, TrainConfig
 from imdm_dist.coupling.shard import present_shards
 from imdm_dist.data import prepare
+from imdm_dist.error_boundary import guarded
 from imdm_dist.evaluation import causal_lm
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 from imdm_dist.training import loop, setup
+from imdm_dist.training.logger import Logger
 from imdm_dist.training.loop import train
-from imdm_dist.training.record import Record
 from tests.cluster import tiny
 from tests.runs import beat_of
 
@@ -79,7 +80,7 @@ def press_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *calls: int
 @pytest.mark.parametrize(
     ("owner", "name", "at", "settings"),
     [
-        (Record, "step", 6, {}),
+        (Logger, "step", 6, {}),
         (loop, "validation_sums", 3, {"valid_every": 2}),
         (Saver, "_join", 3, {"async_save": False}),
     ],
@@ -110,7 +111,7 @@ def test_the_first_one_saves_and_stops(
 def test_the_second_one_ends_at_once_and_says_which_steps_are_lost(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    press_at(monkeypatch, Record, "step", 7, 8)
+    press_at(monkeypatch, Logger, "step", 7, 8)
     with pytest.raises(KeyboardInterrupt) as raised:
         train(config(cache, async_save=False), tmp_path / "run")
     words = "steps 5 to 8 are lost, the last checkpoint is of step 4; the same command goes on from there"
@@ -127,7 +128,7 @@ def test_before_the_first_step_it_ends_at_once(tmp_path: Path, cache: Path, monk
 
 
 def test_a_run_that_was_started_to_ignore_it_does(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    press_at(monkeypatch, Record, "step", 2)
+    press_at(monkeypatch, Logger, "step", 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert train(config(cache, steps=5), tmp_path / "run")
 
@@ -229,7 +230,10 @@ def test_two_processes_of_this_machine_save(tmp_path: Path, terminal: bool) -> N
     process = start(command, tmp_path)
     deadline = time.monotonic() + 120
     while tiny.steps_done(tmp_path / "runs", "teacher") < 4:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        if time.monotonic() > deadline or process.poll() is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # else its output would not end
+            pytest.fail(process.communicate()[0])
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT) if terminal else process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=120)[0]

@@ -17,7 +17,7 @@ import torch
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.stages.train import Train
-from imdm_dist.checkpoint.read import check
+from imdm_dist.checkpoint.read import open_checkpoint
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.model.dit.model import Block
 from imdm_dist.objectives import nelbo
@@ -83,7 +83,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_written_down(
     monkeypatch.setattr(nelbo, "nelbo", faulty)
     folder = home / f"skipped-{mode}"
     train(config, folder)
-    third, fourth, last = (check(folder / f"step-{step:08d}") for step in (3, 4, 6))
+    third, fourth, last = (open_checkpoint(folder / f"step-{step:08d}") for step in (3, 4, 6))
     for quantity in ("weights", "exp_avg", "exp_avg_sq"):
         for name in third.names(quantity):
             assert torch.equal(third.full(quantity, name), fourth.full(quantity, name)), (quantity, name)
@@ -95,7 +95,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_written_down(
     shutil.rmtree(folder / "step-00000005")
     shutil.rmtree(folder / "step-00000006")
     train(config, folder)
-    resumed = check(folder / "step-00000006")
+    resumed = open_checkpoint(folder / "step-00000006")
     assert resumed.state["updates"] == 5
     assert all(torch.equal(resumed.full("weights", name), last.full("weights", name)) for name in last.names("weights"))
 

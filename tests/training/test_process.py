@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from imdm_dist.config import Config, DataConfig, EngineConfig, TrainConfig
 from imdm_dist.device import KERNEL_CACHES, KERNELS, flushed_denormals
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.training import record
+from imdm_dist.training import logger
 from imdm_dist.training.loop import train
 
 GROWTH = """
@@ -84,7 +84,7 @@ def test_what_training_sets_for_the_process_is_put_back(
         train=TrainConfig(steps=2, global_batch=8, log_every=1, deterministic=True),
     )
     inside = []
-    console = record.console
+    console = logger.console
 
     def look(line: dict[str, Any]) -> str:
         inside.append(is_flushed())
@@ -92,7 +92,7 @@ def test_what_training_sets_for_the_process_is_put_back(
             raise RuntimeError("boom")
         return console(line)
 
-    monkeypatch.setattr(record, "console", look)
+    monkeypatch.setattr(logger, "console", look)
     for name in KERNEL_CACHES:  # these stay
         monkeypatch.setenv(name, str(KERNELS))
     before = state()

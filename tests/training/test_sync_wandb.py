@@ -16,7 +16,7 @@ import pytest
 from imdm_dist.config import Config, DataConfig, TrainConfig
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.training import wandb_sync as module
-from imdm_dist.training.heartbeat import Pulse, write_heartbeat
+from imdm_dist.training.heartbeat import LoopStatus, write_heartbeat
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import MetricsLog, read_metrics
 from imdm_dist.training.wandb_sync import sync, unsynced
@@ -87,15 +87,15 @@ def test_the_segment_that_a_run_still_writes_is_left(tmp_path: Path, monkeypatch
     run = tmp_path / "run"
     for number in (1, 2):
         segment(run, number)
-    pulse = Pulse(0, 10)
-    write_heartbeat(pulse, run, 1)
+    status = LoopStatus(0, 10)
+    write_heartbeat(status, run, 1)
     assert [file.parent.name[-5] for file in unsynced([run])[run]] == ["1"]
     now = time.time()
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: now + module.ALIVE_S + 60)  # killed, it could not say so
         assert len(unsynced([run])[run]) == 2
-    pulse.end = "stopped"
-    write_heartbeat(pulse, run, 1)
+    status.end = "stopped"
+    write_heartbeat(status, run, 1)
     assert len(unsynced([run])[run]) == 2
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from imdm_dist.chain.rollouts import generate_coupling
 from imdm_dist.checkpoint.format import write_pieces
 from imdm_dist.checkpoint.model import load_model
-from imdm_dist.checkpoint.read import check, find_checkpoint, newest_checkpoint
+from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint, open_checkpoint
 from imdm_dist.config import (
     Config,
     CouplingConfig,
@@ -29,6 +29,7 @@ from imdm_dist.config import (
     TrainConfig,
 )
 from imdm_dist.config.model import ModelConfig
+from imdm_dist.coupling import Coupling
 from imdm_dist.data import prepare
 from imdm_dist.files import hash_json, sha256_file, write_json
 from imdm_dist.model.dit import DitConfig
@@ -40,8 +41,8 @@ from imdm_dist.training.engine.deepspeed import DeepSpeedEngine
 from imdm_dist.training.learning_rate import learning_rate
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
-from imdm_dist.training.setup import check_resumable, open_coupling, set_up
-from imdm_dist.training.state import build
+from imdm_dist.training.setup import check_resumable, set_up
+from imdm_dist.training.state import build_state
 from imdm_dist.training.stop import StopRequest
 
 STEPS = 6
@@ -177,7 +178,7 @@ def test_redi_trains_on_a_coupling_and_resumes(home: Path, teacher: Path, coupli
 
 def test_the_noise_of_a_pair_is_its_own_in_every_epoch(home: Path, teacher: Path, coupling: Path) -> None:
     config = text_config(home, inputs=InputsConfig(coupling=str(coupling)))
-    pairs = open_coupling(config, prepare(config.data).train)
+    pairs = Coupling.open(config.inputs.coupling)
     seed_of = {tuple(row.tolist()): seed for row, seed in zip(pairs.result_PL, pairs.seed_P.tolist(), strict=True)}
     for redraw in (False, True):
         examples = CouplingExamples(pairs, 0, slice_batch(8, 4), redraw)
@@ -297,7 +298,7 @@ def test_any_flipped_bit_of_the_state_is_noticed(home: Path, teacher: Path, tmp_
         changed[bit // 8] ^= 1 << bit % 8
         state.write_bytes(changed)
         try:
-            check(path)
+            open_checkpoint(path)
         except ValueError:
             continue
         accepted += json.loads(changed) != json.loads(content)
@@ -480,7 +481,7 @@ def test_the_end_of_a_chains_stage_holds_no_moments_and_says_so(home: Path) -> N
     folder = home / "stage"
     assert train(config, folder, moments=False)
     (left,) = folder.glob("step-*")
-    found = check(left)
+    found = open_checkpoint(left)
     assert found.step == 4 and sorted(found.state["pieces"]) == ["ema", "weights"]
     assert load_model(folder).step == 4
     assert train(config, folder, moments=False)
@@ -540,7 +541,7 @@ def test_a_run_is_a_description_that_nothing_changes(home: Path, tmp_path: Path)
     with joined(1, config.model) as topology:
         run, model = set_up(config, tmp_path / "run", topology, resume=None, moments=True)
         before, deep = dict(vars(run)), copy.deepcopy((run.config, run.shapes, run.provenance, run.batch_slice))
-        state = build(run, model, topology)
+        state = build_state(run, model, topology)
         state.engine.accumulate(lambda backbone: state.objective.loss(backbone, run.examples.step(0)[0]))
         state.engine.step(1e-3)
         state.follow(1)

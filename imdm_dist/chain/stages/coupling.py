@@ -14,10 +14,11 @@ from imdm_dist.config import Config
 from imdm_dist.config.data import DataConfig
 from imdm_dist.coupling import discard_damaged, verify
 from imdm_dist.coupling.manifest import read_manifest
-from imdm_dist.coupling.progress import progress
+from imdm_dist.coupling.progress import coupling_progress
 from imdm_dist.data.row_format import RowFormat, row_format
-from imdm_dist.planning.plan import CouplingPlan, Hardware, plan_coupling
-from imdm_dist.planning.text import duration
+from imdm_dist.planning.hardware import Hardware
+from imdm_dist.planning.plan import CouplingPlan, plan_coupling
+from imdm_dist.planning.plan_text import duration
 from imdm_dist.planning.vocabulary_size import vocabulary_size
 from imdm_dist.registry import SOURCES
 from imdm_dist.training.inputs import ModelRecord, given_model
@@ -47,7 +48,7 @@ class Coupling(Stage):
         discard_damaged(folder)
 
     def progress(self, folder: Path) -> StageProgress | None:
-        there = progress(folder)
+        there = coupling_progress(folder)
         if there is None:
             return None
         return StageProgress(there.text, duration(there.time_left) if there.time_left else "")
@@ -95,7 +96,7 @@ def coupling_problems(config: Config, learned: DataConfig, teacher: str | None, 
 
 def progress_line(folder: Path) -> str:
     """How far a coupling is, in a line."""
-    there = progress(folder)
+    there = coupling_progress(folder)
     if there is None:
         raise ValueError(f"{folder} holds no coupling: give the folder that imdm_dist couple writes to")
     return f"{there.text}; {duration(there.time_left)} left" if there.time_left else there.text

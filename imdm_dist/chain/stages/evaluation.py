@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from imdm_dist.chain.checks import Checks
 from imdm_dist.chain.stage import Stage, input_of
-from imdm_dist.cli import in_a_line
 from imdm_dist.config import Config
 from imdm_dist.coupling import Coupling
 from imdm_dist.data import prepare
 from imdm_dist.data.row_format import RowFormat
+from imdm_dist.error_boundary import in_a_line
 from imdm_dist.problems import refuse
 from imdm_dist.registry import METRICS, SOURCES
 from imdm_dist.training.inputs import coupling_tokens, given_model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imdm_dist.chain.checks import Checks
 from imdm_dist.chain.stage import Stage
-from imdm_dist.checkpoint.read import find_checkpoint, glance
+from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.files import hash_json
 from imdm_dist.training.inputs import ModelRecord, given_model
 
@@ -37,7 +37,7 @@ class Given(Stage):
 
     def claimed_digest(self, folder: Path) -> str:
         given_model(folder, self._setting)
-        return hash_json(glance(folder).state["files"])
+        return hash_json(find_checkpoint(folder, quick=True).state["files"])
 
     def record(self, stages: Mapping[str, Stage], checks: Checks) -> ModelRecord | None:
         found: ModelRecord | None = checks.look_up(self.name, given_model, self.given_folder(), self._setting)

@@ -11,26 +11,25 @@ import torch
 from imdm_dist.chain.checks import Checks, ids_of
 from imdm_dist.chain.in_hand import STALE_S, heartbeat_of
 from imdm_dist.chain.stage import Stage, StageProgress, input_of
-from imdm_dist.checkpoint.read import glance, newest_checkpoint
+from imdm_dist.checkpoint.format import STATE_BYTES
+from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
 from imdm_dist.checkpoint.retain import discard_broken
 from imdm_dist.config import Config, InputsConfig
 from imdm_dist.data.row_format import RowFormat
 from imdm_dist.device import default_device
+from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.files import hash_json
 from imdm_dist.objectives.objective import coupling_readers, objective_of
+from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.parameters import count_parameters
-from imdm_dist.planning.plan import Hardware, Plan, build_plan
-from imdm_dist.planning.text import duration, gigabytes
+from imdm_dist.planning.plan import Plan, build_plan
+from imdm_dist.planning.plan_text import duration, gigabytes
 from imdm_dist.problems import refuse
-from imdm_dist.signals import EXIT_STOPPED
 from imdm_dist.training.blocks import check_compile
 from imdm_dist.training.engine import engine_of
 from imdm_dist.training.inputs import check_inputs, coupling_misfit, misfits
 from imdm_dist.training.loop import train
 from imdm_dist.training.setup import total_steps
-
-STATE_BYTES = 16
-"""Bytes of a parameter in a checkpoint: weights, average and two moments in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class Train(Stage):
         return hash_json(found.state["files"])
 
     def claimed_digest(self, folder: Path) -> str:
-        found = glance(folder)
+        found = find_checkpoint(folder, quick=True)
         if found.step < total_steps(self.config):
             raise ValueError("its last checkpoint is missing")
         return hash_json(found.state["files"])

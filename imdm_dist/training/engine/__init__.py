@@ -1,4 +1,4 @@
-"""Engines: what takes optimizer steps on a backbone."""
+"""Engines: what computes gradients and takes optimizer steps."""
 
 from imdm_dist.training.engine.engine import QUANTITIES, ByName, Engine, Quantity, engine_of
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine, with ZeRO 0 to 3. Whatever the house touches of DeepSpeed that it does not promise is in here.
+"""The DeepSpeed engine, ZeRO stages 0 to 3. All private names of DeepSpeed that are used are in this file.
 
 Without ZeRO a rank owns all of a parameter; ZeRO 1 to 3 cut it over data-parallel ranks, each stage in its own way.
 """
@@ -52,7 +52,6 @@ class DeepSpeedEngine(Engine):
     max_zero_stage = 3
 
     def set_up(self, micro_batch: int, micro_batches: int) -> Iterable[Tensor]:
-        """See `Engine`."""
         config, clip, topology = self.config, self.optimizer.clip, self.topology
         if topology.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -101,7 +100,6 @@ class DeepSpeedEngine(Engine):
         return zero.single_partition_of_fp32_groups if config.zero_stage < 3 else zero.fp32_partitioned_groups_flat
 
     def accumulate(self, compute_loss: Callable[[Backbone], Tensor]) -> Tensor:
-        """See `Engine`."""
         share = self._engine(compute_loss)
         # DeepSpeed averages over ranks and would over micro-batches; shares are to be summed.
         self._engine.backward(share * self.topology.dp, scale_wrt_gas=False)
@@ -110,7 +108,6 @@ class DeepSpeedEngine(Engine):
         return share.detach()
 
     def step(self, lr: float) -> Tensor | float:
-        """See `Engine`."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         norm = None if self.divides else self._clip()
@@ -125,7 +122,6 @@ class DeepSpeedEngine(Engine):
         return norm
 
     def piece(self, name: str, quantity: Quantity) -> Piece | None:
-        """See `Engine`."""
         parameter, key = self.parameters[name], None if quantity == "weights" else quantity
         if self.config.zero_stage == 0:
             return super().piece(name, quantity)
@@ -144,7 +140,6 @@ class DeepSpeedEngine(Engine):
 
     @torch.no_grad()
     def take(self, name: str, quantity: Quantity, whole: Tensor) -> None:
-        """See `Engine`."""
         from deepspeed.runtime.zero import GatheredParameters
 
         super().take(name, quantity, whole)
@@ -154,7 +149,6 @@ class DeepSpeedEngine(Engine):
                 self.parameters[name].data.copy_(whole)
 
     def close(self) -> None:
-        """See `Engine`."""
         self._engine.destroy()
         # ZeRO 3 puts its own in place of torch's for the whole process, and leaves it there.
         F.linear = self._linear

@@ -1,4 +1,4 @@
-"""An engine as the rest of training sees it: it takes optimizer steps and hands out what it owns, by parameter name.
+"""The interface of an engine: gradients, optimizer steps, and the shards of weights and optimizer state by name.
 
 A rank owns one `Piece` of each parameter: a consecutive part of the flattened float32 tensor (of its tensor-parallel
 share), all of it where data-parallel ranks are copies of one another. Weights, moments and EMA are cut into the same

@@ -1,4 +1,4 @@
-"""The plain engine: torch alone, nothing divided. It is the readable reference that DeepSpeed is held against."""
+"""The plain engine, torch alone and nothing sharded: the readable reference that DeepSpeed is tested against."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ class PlainEngine(Engine):
     """See `Engine`. Gradients add up over micro-batches, then over data-parallel ranks."""
 
     def accumulate(self, compute_loss: Callable[[Backbone], Tensor]) -> Tensor:
-        """See `Engine`."""
         share = compute(compute_loss, self.backbone, self.config)
         share.backward()
         return share.detach()
 
     def step(self, lr: float) -> Tensor:
-        """See `Engine`."""
         if self.topology.dp > 1:
             for grad in gradients(self.backbone).values():
                 self.topology.sum_over_data(grad)

@@ -1,14 +1,14 @@
-"""Leases: who works on what, told by files in a folder that all workers share.
+"""Leases: which worker makes which shard, told by files in a folder that all workers share.
 
-A claim is a file made with O_EXCL, so one worker of all that try gets it. It is a lease: a thread of its owner renews
-it every few seconds by setting the file's time, and it lapses when its owner was a process of this machine that is gone
-(seen at once), or when the file has not changed for `expiry_s` seconds of the *watcher's* monotonic clock. Whether it
-changes counts, never what the time says: no two machines' clocks are compared. A lapsed claim is removed, and whoever
-makes the file anew has it.
+A lease is a file made with O_EXCL, so one worker of all that try gets it. A thread of its owner renews it every few
+seconds by setting the file's time, and it lapses when its owner was a process of this machine that is gone (seen at
+once), or when the file has not changed for `expiry_s` seconds of the *watcher's* monotonic clock. Whether it changes
+counts, never what the time says: no two machines' clocks are compared. A lapsed lease is removed, and whoever makes the
+file anew has it.
 
-Claims save work and do not guard correctness. A worker that was suspended may wake to find its claim taken over, and
-two watchers may take over one claim; then two workers do the same thing. What they do must therefore be idempotent:
-deterministic and published by an atomic rename, as shards are. A double claim costs time only.
+Leases save work and do not guard correctness. A worker that was suspended may wake to find its lease taken over, and
+two watchers may take over one lease; then two workers do the same thing, which costs time only. What they do must
+therefore be idempotent: deterministic and published by an atomic rename, as shards are.
 
 Why not the library filelock, whose SoftFileLease works in the same way: release 4.2 takes over a lapsed lease only
 where the file system can exchange two names in one step. NFS cannot: the shard of a dead worker would never be made.
@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 EXPIRY_S = 90.0
-"""Seconds without a renewal after which another machine's claim has lapsed."""
+"""Seconds without a renewal after which another machine's lease has lapsed."""
 RENEWALS = 15
 """In that time, while the owner lives."""
 
@@ -58,7 +58,7 @@ def process_start(pid: int) -> str | None:
 
 
 Look = tuple[int, int, str]
-"""A claim's file as it was found: inode, time of change in ns, owner as JSON, empty where that cannot be read (yet)."""
+"""A lease's file as it was found: inode, time of change in ns, owner as JSON, empty where that cannot be read (yet)."""
 
 
 def _look(path: Path) -> Look | None:
@@ -79,12 +79,12 @@ def _owner(look: Look | None) -> dict[str, Any]:
         return {}
 
 
-class Claim(AbstractContextManager["Claim"]):
-    """A claim that this process holds and renews; a context manager that releases it."""
+class Lease(AbstractContextManager["Lease"]):
+    """A lease that this process holds and renews; a context manager that releases it."""
 
     def __init__(self, path: Path, handle: int, renew_s: float) -> None:
         self._path = path
-        # Open all the while: a late renewal by an owner that lost its claim must not reach the next owner's file.
+        # Open all the while: a late renewal by an owner that lost its lease must not reach the next owner's file.
         self._handle = handle
         owner = {"host": this_host(), "pid": os.getpid(), "started": process_start(os.getpid())}
         os.write(handle, json.dumps(owner).encode())
@@ -95,17 +95,17 @@ class Claim(AbstractContextManager["Claim"]):
 
     def _renew(self, renew_s: float) -> None:
         while not self._released.wait(renew_s):
-            with suppress(OSError):  # a shared file system may be away for a while; if for long, the claim lapses
+            with suppress(OSError):  # a shared file system may be away for a while; if for long, the lease lapses
                 os.utime(self._handle)
 
     def held(self) -> bool:
-        """Whether the claim is still ours: it may have lapsed while this process was suspended."""
+        """Whether the lease is still ours: it may have lapsed while this process was suspended."""
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(self._handle), self._path.stat())
         return False
 
     def release(self) -> None:
-        """Give the claim up; nothing happens if it is no longer ours."""
+        """Give the lease up; nothing happens if it is no longer ours."""
         self._released.set()
         self._thread.join()
         if self.held():
@@ -116,8 +116,8 @@ class Claim(AbstractContextManager["Claim"]):
         self.release()
 
 
-class Claims:
-    """The claims in `folder`, as one worker sees them: it remembers when it last saw each of them change."""
+class Leases:
+    """The leases in `folder`, as one worker sees them: it remembers when it last saw each of them change."""
 
     def __init__(self, folder: Path, *, expiry_s: float = EXPIRY_S) -> None:
         self.folder = folder
@@ -126,10 +126,10 @@ class Claims:
         self._seen: dict[str, tuple[Look, float]] = {}
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.claim"
+        return self.folder / f"{name}.lease"
 
-    def acquire(self, name: str) -> Claim | None:
-        """Claim `name`, in the place of one that has lapsed if need be; None while another worker has it."""
+    def acquire(self, name: str) -> Lease | None:
+        """Take `name`, in the place of one that has lapsed if need be; None while another worker has it."""
         path = self._path(name)
         look = _look(path)
         if look is not None:
@@ -143,7 +143,7 @@ class Claims:
         except (FileExistsError, FileNotFoundError):
             return None  # another worker was quicker, or has just finished and removed the folder
         try:
-            return Claim(path, handle, self.expiry_s / RENEWALS)
+            return Lease(path, handle, self.expiry_s / RENEWALS)
         except OSError:
             os.close(handle)
             path.unlink(missing_ok=True)
@@ -158,25 +158,25 @@ class Claims:
             return True
         return now - self._seen[name][1] >= self.expiry_s
 
-    def hold(self, name: str) -> Claim:
-        """Claim `name`, waiting for its owner if it has one."""
-        while (claim := self.acquire(name)) is None:
+    def hold(self, name: str) -> Lease:
+        """Take `name`, waiting for its owner if it has one."""
+        while (lease := self.acquire(name)) is None:
             time.sleep(self.poll_s)
-        return claim
+        return lease
 
     def clear(self, but: str) -> None:
-        """Remove all claims except that of `but`: for its owner, when there is no work left."""
+        """Remove all leases except that of `but`: for its owner, when there is no work left."""
         for path in self.folder.iterdir():
             if path != self._path(but):
                 path.unlink(missing_ok=True)
 
     def remove_folder(self) -> None:
-        """Remove the folder, unless there is a claim in it."""
+        """Remove the folder, unless there is a lease in it."""
         with suppress(OSError):
             self.folder.rmdir()
 
 
-def claims_by_host(folder: Path) -> Counter[str]:
-    """How many claims there are in a folder by the host of their owner."""
-    owners = (_owner(_look(path)) for path in folder.glob("shard-*.claim"))
+def leases_by_host(folder: Path) -> Counter[str]:
+    """How many leases there are in a folder by the host of their owner."""
+    owners = (_owner(_look(path)) for path in folder.glob("shard-*.lease"))
     return Counter(str(owner["host"]).partition("/")[0] for owner in owners if owner)

@@ -3,8 +3,8 @@
 A thread of every rank counts the time since the loop's last sign of life: the end of a step, and the beginning of a
 micro-batch, an update, a validation or a save. When it is longer than train.hang_minutes, that rank says so in the
 launch's key-value store, where the failure watch of the others finds it. Every rank writes the stacks of its threads to
-its log and where it is to the store; the first that noticed says in one line which rank came least far; all exit with
-EXIT_HUNG. Where the store does not answer, as when the rank that keeps it is frozen, each that notices says its line.
+its log and where it is to the store; the first rank that has done so says in one line which rank came least far; all
+exit with EXIT_HUNG. Where the store does not answer, as when rank 0, which keeps it, is frozen, each says its line.
 
 Until the first step has ended, START_MINUTES count if they are more: kernels are compiled and a checkpoint is read.
 What comes before, packing the data, is not watched. Time in which the process was suspended does not count. No
@@ -29,9 +29,10 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from imdm_dist.parallel.failure import EXIT_HUNG, Log, Watch
+from imdm_dist.exit_codes import EXIT_HUNG
+from imdm_dist.parallel.failure import FailureWatch, Log
 from imdm_dist.parallel.topology import Topology
-from imdm_dist.training.heartbeat import PARTS, Part, Pulse, write_heartbeat
+from imdm_dist.training.heartbeat import PARTS, LoopStatus, Part, write_heartbeat
 
 INTERVAL = 1.0
 """Seconds between two looks."""
@@ -42,28 +43,32 @@ ANSWER_S = 5.0
 T = TypeVar("T")
 
 
-class HangWatch:
+class Watchdog:
     """Ends the process when the loop shows no sign of life.
 
     Args:
-        minutes: train.hang_minutes; 0 watches nothing.
+        minutes: train.hang_minutes, above 0.
         watch: how ranks tell each other; None in a launch of one.
         log: where the stacks go.
         folder: of the run.
     """
 
     def __init__(
-        self, pulse: Pulse, minutes: float, topology: Topology, watch: Watch | None, log: Log, folder: Path
+        self,
+        status: LoopStatus,
+        minutes: float,
+        topology: Topology,
+        watch: FailureWatch | None,
+        log: Log,
+        folder: Path,
     ) -> None:
-        self.pulse, self.minutes, self.topology, self.watch = pulse, minutes, topology, watch
+        self.status, self.minutes, self.topology, self.watch = status, minutes, topology, watch
         self.log, self.folder = log, folder
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="hang watch", daemon=True)
+        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
         self._ending = threading.Lock()
 
-    def __enter__(self) -> HangWatch:
-        if not self.minutes:
-            return self
+    def __enter__(self) -> Watchdog:
         if self.watch is not None:
             self.watch.on_hang = self.end
             # A collective that gives up first would end the run without the stacks, as a failure of the wrong rank.
@@ -75,8 +80,6 @@ class HangWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.minutes:
-            return
         with self._ending:  # what the loop has to say, an error too, comes too late once the end has begun
             self._stop.set()
             if self.watch is not None:
@@ -86,42 +89,41 @@ class HangWatch:
     @property
     def allowance(self) -> float:
         """Minutes without a sign of life that are allowed now."""
-        return max(self.minutes, START_MINUTES) if self.pulse.first else self.minutes
+        return max(self.minutes, START_MINUTES) if self.status.first else self.minutes
 
     def _look(self) -> None:
-        idle, seen, before = 0.0, self.pulse.signs, time.monotonic()
+        idle, seen, before = 0.0, self.status.signs, time.monotonic()
         while not self._stop.wait(INTERVAL):
             now = time.monotonic()
             idle += min(now - before, 2 * INTERVAL)  # more has passed only if this process did not run
             before = now
-            if self.pulse.signs != seen:
-                idle, seen = 0.0, self.pulse.signs
+            if self.status.signs != seen:
+                idle, seen = 0.0, self.status.signs
             elif idle > 60 * self.allowance:
                 self.end()
 
     def end(self) -> None:
         """Write the stacks, say what happened, exit; it does not return."""
         self._ending.acquire()  # whoever comes second waits here until the process is gone
-        self.pulse.end = "hung"
-        _bounded(self._dump)
-        first: bool | None = True
-        places = {0: self.pulse.place}
+        self.status.end = "hung"
+        _bounded(self._write_stacks)
+        rank, places = self.topology.rank, {self.topology.rank: self.status.place}
         if (watch := self.watch) is not None:
-            first = _bounded(lambda: watch.tell_hung(self.pulse.place))  # None: the store does not answer
+            _bounded(lambda: watch.tell_hung(self.status.place))
             time.sleep(ANSWER_S)
             places = _bounded(watch.hung_places) or {}
-        if first is False:
-            time.sleep(ANSWER_S)  # a launcher ends all when one exits: the one who speaks goes before
-        else:
+        if min(places, default=rank) == rank:
             os.write(self.log.console, f"\nerror: {self._line(places)}\n".encode())
+        else:
+            time.sleep(ANSWER_S)  # a launcher ends all when one exits: the one who speaks goes before
         os._exit(EXIT_HUNG)
 
-    def _dump(self) -> None:
-        done, part = self.pulse.place
+    def _write_stacks(self) -> None:
+        done, part = self.status.place
         if self.topology.first:
             os.write(self.log.console, b"\n")
             faulthandler.dump_traceback(self.log.console)
-            write_heartbeat(self.pulse, self.folder, self.topology.world)
+            write_heartbeat(self.status, self.folder, self.topology.world)
         self.log.path.parent.mkdir(exist_ok=True)
         with open(self.log.path, "ab", buffering=0) as file:
             file.write(f"no sign of life after step {done} ({part}): the stacks of all threads\n".encode())

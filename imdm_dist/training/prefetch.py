@@ -1,4 +1,4 @@
-"""What a step is fed with: its micro-batches, made ahead, and the seed of its dropout."""
+"""Prefetching: the next step's micro-batches are made on the host while this one runs; and the seed of dropout."""
 
 from __future__ import annotations
 

@@ -13,18 +13,19 @@ import torch
 
 from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
 from imdm_dist.config import Config, DataConfig, EngineConfig, TrainConfig, load_config
+from imdm_dist.exit_codes import EXIT_HUNG
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.parallel.failure import EXIT_HUNG, Log
-from imdm_dist.training.hang import HangWatch
-from imdm_dist.training.heartbeat import Pulse
+from imdm_dist.parallel.failure import Log
+from imdm_dist.training.heartbeat import LoopStatus
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
+from imdm_dist.training.watchdog import Watchdog
 from tests.forked import Launch
 from tests.runs import beat_of
 
 QUICK = """
-from imdm_dist.training import hang
-hang.ANSWER_S, hang.INTERVAL = 2.0, 0.2
+from imdm_dist.training import watchdog
+watchdog.ANSWER_S, watchdog.INTERVAL = 2.0, 0.2
 """
 FEED = """
 import time
@@ -48,9 +49,9 @@ Ema.update = stuck_update
 """
 START = """
 import time
-from imdm_dist.training import hang, loop
-hang.START_MINUTES = 0.04
-loop.build = lambda *_: time.sleep(1e6)
+from imdm_dist.training import loop, watchdog
+watchdog.START_MINUTES = 0.04
+loop.build_state = lambda *_: time.sleep(1e6)
 """
 
 
@@ -145,13 +146,13 @@ class Watched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
         self.now, self.ends = 0.0, 0
-        self.pulse = Pulse(0, 100)
+        self.status = LoopStatus(0, 100)
         topology: Any = SimpleNamespace(first=True, rank=0, world=1)
-        watch = HangWatch(self.pulse, minutes, topology, None, Log(Path(), 2), Path())
+        watch = Watchdog(self.status, minutes, topology, None, Log(Path(), 2), Path())
         self.steps: list[float] = []
         monkeypatch.setattr(watch, "_stop", SimpleNamespace(wait=self.wait))
         monkeypatch.setattr(watch, "end", self.end)
-        monkeypatch.setattr("imdm_dist.training.hang.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("imdm_dist.training.watchdog.time.monotonic", lambda: self.now)
         self.watch = watch
 
     def wait(self, seconds: float) -> bool:
@@ -175,10 +176,10 @@ def test_what_counts_as_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch, 1.0)
     assert not watched.looks(*[1.0] * 3000)  # 50 minutes of start
     assert watched.looks(*[1.0] * 3700)
-    watched.pulse.end_step(1)
+    watched.status.end_step(1)
     assert not watched.looks(*[1.0] * 59)
     assert watched.looks(*[1.0] * 62)
-    watched.pulse.at("validating")  # any sign of life counts
+    watched.status.at("validating")  # any sign of life counts
     assert not watched.looks(*[1.0] * 59)
     assert not watched.looks(*[1.0] * 10, 3600.0, *[1.0] * 10)  # the process was suspended for an hour
 

@@ -1,4 +1,4 @@
-"""What every command line shares: an error a user can act on is one line, not a traceback."""
+"""The error boundary of every command line: an error that a user can act on is one line, not a traceback."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from imdm_dist.exit_codes import EXIT_INTERRUPTED, EXIT_READER_GONE, EXIT_REFUSED
 from imdm_dist.problems import ProblemsError
-from imdm_dist.signals import EXIT_INTERRUPTED, another_press, heed_interrupts
+from imdm_dist.signals import another_press, heed_interrupts
 
-READER_GONE = 128 + signal.SIGPIPE
-"""Exit code of a process whose reader has gone, as a shell reports it."""
 REFUSAL = "IMDM_REFUSAL"
 """Variable that names a file: a process of a launch makes it when it ends by what the user has to mend."""
 
@@ -35,8 +34,8 @@ def guarded(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except (ValueError, OSError) as error:
-        code = READER_GONE if isinstance(error, BrokenPipeError) and _reader_gone() else 2
-        if code == 2:
+        code = EXIT_READER_GONE if isinstance(error, BrokenPipeError) and _reader_gone() else EXIT_REFUSED
+        if code == EXIT_REFUSED:
             note_refusal()
             if os.environ.get("IMDM_TRACEBACK"):
                 raise
@@ -53,8 +52,8 @@ def guarded(main: Callable[[], int | None]) -> None:
             signal.signal(signal.SIGINT, before)
     unsaid = _end_output()
     if unsaid is not None and not code:
-        code = READER_GONE if isinstance(unsaid, BrokenPipeError) else 2
-        if code == 2:
+        code = EXIT_READER_GONE if isinstance(unsaid, BrokenPipeError) else EXIT_REFUSED
+        if code == EXIT_REFUSED:
             _say(f"error: the output could not be written ({in_a_line(unsaid)})")
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, its mirror, the progress bar and the heartbeat's figures."""
+"""What a run logs while it trains: losses, speed, MFU and skipped steps, for metrics.jsonl and the progress bar."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from imdm_dist.device import peak_flops
 from imdm_dist.objectives.flops import step_flops
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.perplexity import Perplexity
-from imdm_dist.training.heartbeat import Pulse
+from imdm_dist.training.heartbeat import LoopStatus
 from imdm_dist.training.metrics import MetricsLog
 from imdm_dist.training.setup import Run
 from imdm_dist.training.wandb_sync import Mode
 
 
-class Record:
+class Logger:
     """Gathers losses and gradient norms on the device, and reads and tells them at the end of an interval.
 
     Every rank keeps one, for figures are sums over data-parallel ranks; rank 0 writes.
 
     Args:
-        pulse: is told the figures of each interval.
+        status: is told the figures of each interval.
         mirror: see `MetricsLog`.
         about: what the mirror shows as the run's configuration.
     """
 
-    def __init__(self, run: Run, topology: Topology, pulse: Pulse, mirror: Mode, about: dict[str, Any]) -> None:
-        self.run, self.topology, self.pulse = run, topology, pulse
+    def __init__(self, run: Run, topology: Topology, status: LoopStatus, mirror: Mode, about: dict[str, Any]) -> None:
+        self.run, self.topology, self.status = run, topology, status
         self._peak = peak_flops(topology.device)
         self._flops = None
         if topology.first and self._peak:  # what MFU is a share of
@@ -46,7 +46,7 @@ class Record:
         self._bar = tqdm(total=run.last, initial=run.done, desc=name, unit="step", mininterval=1.0, disable=not first)
         self._restart()
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> Logger:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +97,7 @@ class Record:
         """
         line = {"step": done, **self._figures(), **more}
         self._write(line)
-        self.pulse.record(line["loss"], line["tokens_per_s"])
+        self.status.record(line["loss"], line["tokens_per_s"])
         self._bar.set_postfix_str(console(line))
         if self._longest >= self.run.config.train.max_skipped or finished and not self._updated:
             remedy = "lower optimizer.lr or raise optimizer.warmup_steps, and train in another folder"

@@ -1,4 +1,4 @@
-"""What a result was made with: versions of the code and of the libraries that shape numbers."""
+"""Versions of the code and of the libraries that shape numbers, for the provenance of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage's result depends on: its identity, whose hash names the stage's folder."""
+"""Identity of a stage: all that its result depends on. Its hash names the stage's folder (content-addressed)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from imdm_dist.chain.stage import Stage
-from imdm_dist.chain.stages import NO_TABLE
 from imdm_dist.config import shaping_settings
 from imdm_dist.data import prepare
 
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
+NO_TABLE = {"models": {}, "evaluator": ""}
+"""What every stage's identity says where its kind has no such keys: folders of finished stages keep their names."""
 
 
 def stage_identity(stage: Stage, inputs: Mapping[str, str], may_build: bool = True) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""When one rank fails, all of them end soon, and its error is what the user sees, once.
+"""Failure of a rank: all ranks end soon, and its error is what the user sees, once.
 
 A rank that raises leaves its message in the launch's key-value store and exits. A thread in every rank looks there
 once a second; it ends its process at once, because the main thread may wait in a collective for ever. A rank that
@@ -39,7 +39,7 @@ _HUNG = "imdm_dist/hung"
 T = TypeVar("T")
 
 
-class Watch:
+class FailureWatch:
     """Looks out for failures of other ranks."""
 
     def __init__(self, topology: Topology, store: dist.Store) -> None:
@@ -99,7 +99,7 @@ class Watch:
 
 
 @contextmanager
-def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
+def all_fail_together(topology: Topology) -> Iterator[FailureWatch | None]:
     """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one.
 
     Yields what looks out for it; None in a launch of one.
@@ -109,7 +109,7 @@ def all_fail_together(topology: Topology) -> Iterator[Watch | None]:
     if topology.world == 1:
         yield None
         return
-    watch = Watch(topology, dist.distributed_c10d._get_default_store())
+    watch = FailureWatch(topology, dist.distributed_c10d._get_default_store())
     try:
         yield watch
         topology.barrier()  # nobody leaves while another may still fail
@@ -174,7 +174,7 @@ def log_path(folder: Path, rank: int) -> Path:
 
 
 @contextmanager
-def own_log(topology: Topology, folder: Path) -> Iterator[Log]:
+def rank_log(topology: Topology, folder: Path) -> Iterator[Log]:
     """Send what ranks other than 0 print to a log of their own in the run's folder."""
     path = log_path(folder, topology.rank)
     if topology.first:

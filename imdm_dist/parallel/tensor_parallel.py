@@ -1,4 +1,4 @@
-"""Tensor parallel: megatron-core's layers take the place of the plain model's, under the same parameter names.
+"""Tensor parallelism: megatron-core's layers replace the plain model's, under the same parameter names.
 
 `split` is the one place where a model becomes a part of itself. What flows between layers is whole and equal
 on all ranks; inside attention, MLP, noise MLP and head each rank computes its heads and columns.

@@ -29,7 +29,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from imdm_dist.parallel.failure import EXIT_HUNG, Log, Watch
+from imdm_dist.parallel.failure import EXIT_HUNG, FailureWatch, Log
 from imdm_dist.parallel.topology import Topology
 from imdm_dist.training.heartbeat import PARTS, Part, Pulse, write_heartbeat
 
@@ -53,7 +53,7 @@ class HangWatch:
     """
 
     def __init__(
-        self, pulse: Pulse, minutes: float, topology: Topology, watch: Watch | None, log: Log, folder: Path
+        self, pulse: Pulse, minutes: float, topology: Topology, watch: FailureWatch | None, log: Log, folder: Path
     ) -> None:
         self.pulse, self.minutes, self.topology, self.watch = pulse, minutes, topology, watch
         self.log, self.folder = log, folder

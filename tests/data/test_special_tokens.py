@@ -17,7 +17,7 @@ from imdm_dist.data import TokenFile, prepare
 from imdm_dist.data.tokenizer import load_tokenizer, train_bpe
 from imdm_dist.evaluation.causal_lm import load_causal_lm
 from imdm_dist.evaluation.evaluator_files import find_evaluator
-from imdm_dist.interop.source import open_source
+from imdm_dist.interop.published import open_published
 from tests.data.test_text_files import POINTER, config_of
 
 SENTENCES = [f"Some plain words, and the number {at}." for at in range(200)]
@@ -97,7 +97,7 @@ def test_a_mask_that_begins_or_ends_rows_is_refused(tmp_path: Path, tokens: dict
 def test_settings_of_models_that_are_no_object_are_named(tmp_path: Path, content: str) -> None:
     save_file({}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(content)
-    for read in (open_source, load_causal_lm, find_evaluator):
+    for read in (open_published, load_causal_lm, find_evaluator):
         with pytest.raises(ValueError, match="/config.json is no JSON object: replace it"):
             read(str(tmp_path) if read is find_evaluator else tmp_path)  # type: ignore[operator]
     (tmp_path / "config.json").write_text("{}")
@@ -112,18 +112,18 @@ def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:
     for name in ("a.ckpt", "a.bin", "a.safetensors"):
         (tmp_path / name).write_bytes(POINTER)
         with pytest.raises(ValueError, match=f"{name} {said}"):
-            open_source(tmp_path / name)
+            open_published(tmp_path / name)
     hub = tmp_path / "hub"
     hub.mkdir()
     (hub / "config.json").write_text("{}")
     (hub / "model.safetensors").write_bytes(POINTER)
-    for read in (open_source, load_causal_lm, find_evaluator):
+    for read in (open_published, load_causal_lm, find_evaluator):
         with pytest.raises(ValueError, match=f"model.safetensors {said}"):
             read(str(hub) if read is find_evaluator else hub)  # type: ignore[operator]
     save_file({}, hub / "model.safetensors")
     (hub / "config.json").write_bytes(POINTER)
     with pytest.raises(ValueError, match=f"config.json {said}"):
-        open_source(hub)
+        open_published(hub)
     (tmp_path / "state.json").write_bytes(POINTER)
     with pytest.raises(ValueError, match=f"state.json {said}"):
         check(tmp_path)

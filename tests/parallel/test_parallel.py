@@ -15,7 +15,7 @@ from imdm_dist.model import Vocabulary, build_backbone, masked_rows, sketch
 from imdm_dist.model.cuts import Cut, join, share
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.row_loss import divergence_sum
-from imdm_dist.parallel.environment import Place, place_of_this_process
+from imdm_dist.parallel.environment import LaunchedProcess, this_process
 from imdm_dist.parallel.topology import check_topology, joined
 from tests import parity
 from tests.parity import Split, bits_equal, config_of, curve, cut_off, difference, middle, relative
@@ -363,12 +363,12 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_STEP_NUM
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Place()),
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1, "env://")),
+        ({}, LaunchedProcess()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, LaunchedProcess(3, 8, 1, "env://")),
         # A batch script and a single task are one process each.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, Place()),
-        ({"WORLD_SIZE": "4", "SLURM_JOB_ID": "7"}, Place()),  # a script's own, for another tool
-        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, LaunchedProcess()),
+        ({"WORLD_SIZE": "4", "SLURM_JOB_ID": "7"}, LaunchedProcess()),  # a script's own, for another tool
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, LaunchedProcess()),
     ],
 )
 def test_launchers_are_recognised(monkeypatch, environment, expected):
@@ -376,7 +376,7 @@ def test_launchers_are_recognised(monkeypatch, environment, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert place_of_this_process() == expected
+    assert this_process() == expected
 
 
 def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(monkeypatch, tmp_path):
@@ -391,7 +391,7 @@ def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(monkeypatc
     places = []
     for job in ("1234", "1235"):
         monkeypatch.setenv("SLURM_JOB_ID", job)
-        places.append(place_of_this_process())
+        places.append(this_process())
     assert [(place.rank, place.world, place.local_rank) for place in places] == [(2, 4, 0)] * 2
     assert all(place.init_method.startswith("tcp://node7:") for place in places)
     assert places[0].init_method != places[1].init_method
@@ -426,4 +426,4 @@ def test_what_a_launcher_would_not_set_is_named(monkeypatch, environment, said):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"^the environment has .*{said}"):
-        place_of_this_process()
+        this_process()

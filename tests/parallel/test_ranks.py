@@ -80,12 +80,12 @@ def test_a_failing_rank_ends_all_soon_and_its_error_is_shown(tmp_path, cache):
 
 @pytest.mark.parametrize(("error", "code"), [(ValueError, 2), (OSError, 2), (RuntimeError, 1)])
 def test_all_ranks_end_with_the_code_of_the_error(monkeypatch, capfd, error, code):
-    # What the user has to mend is not started again (launch/restarts.py), whichever rank found it.
+    # What the user has to mend is not started again (launch/requeue.py), whichever rank found it.
     ended: queue.Queue[int] = queue.Queue()
     monkeypatch.setattr(failure.os, "_exit", ended.put)
     monkeypatch.setattr(failure, "INTERVAL", 0.01)
     store = dist.HashStore()
-    other, failing = (failure.Watch(SimpleNamespace(rank=rank), store) for rank in (0, 1))
+    other, failing = (failure.FailureWatch(SimpleNamespace(rank=rank), store) for rank in (0, 1))
     try:
         raise error("no such text")
     except error as raised:

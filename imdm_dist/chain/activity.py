@@ -7,12 +7,13 @@ It is told by files: whoever launches the processes of a stage notes its job in 
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist.chain.slurm_jobs import live_jobs
+from imdm_dist.chain.survey import StageState
 from imdm_dist.chain.work_order import jobs_of_orders
 from imdm_dist.coupling.claim import process_start
 from imdm_dist.launch import slurm
@@ -70,6 +71,15 @@ def activity_in(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> 
         return None
     job_of = f"job {beat.job}, " if beat.job else ""
     return Activity(0, f"{job_of}process {beat.pid} on {beat.host}")
+
+
+def activities(states: Iterable[StageState], home: Path, queue: list[slurm.Job]) -> dict[str, Activity]:
+    """Who is at work on stages of the chain in `home` that are not whole, by the stage's name."""
+    noted, found = noted_jobs(home), {}
+    for state in states:
+        if state.folder is not None and state.state != "whole" and state.stage.made:
+            found[state.stage.name] = activity_in(state.folder, noted.get(state.folder.name, ()), queue)
+    return {name: activity for name, activity in found.items() if activity is not None}
 
 
 def check_idle(folder: Path, jobs: Collection[str]) -> None:

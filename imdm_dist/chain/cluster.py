@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from imdm_dist.chain.activity import activity_in, chain_jobs, noted_jobs
+from imdm_dist.chain.activity import activities, chain_jobs
 from imdm_dist.chain.chain import Chain, freeze_chain, save_overrides
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.processes import data_job, stage_job
@@ -47,7 +47,7 @@ def submit_chain(
     states = survey(chain, home)
     stages = chain.stages if stages is None else stages
     todo = [stage for stage in stages if states[stage.name].state != "whole"]
-    live = _jobs_at_work(chain, todo, states, home, queue) | live_jobs(home, queue)
+    live = _jobs_at_work(chain, [states[stage.name] for stage in todo], home, queue) | live_jobs(home, queue)
     preflight(chain, todo, root)
     for stage in todo:
         _check(chain, states[stage.name], live, home)
@@ -122,24 +122,21 @@ def _settled_queue(home: Path) -> list[slurm.Job]:
 
 
 def _jobs_at_work(
-    chain: Chain, todo: list[Stage], states: dict[str, StageState], home: Path, queue: list[slurm.Job]
+    chain: Chain, states: list[StageState], home: Path, queue: list[slurm.Job]
 ) -> dict[str, SubmittedJob]:
     """Jobs of slurm/*.sh that are at work on stages.
 
     Raises:
         ValueError: a process is at work on one that is in none of the user's jobs.
     """
-    noted, jobs = noted_jobs(home), {}
-    for stage in todo:
-        folder = states[stage.name].folder
-        if folder is None or (activity := activity_in(folder, noted.get(folder.name, ()), queue)) is None:
-            continue
+    jobs = {}
+    for name, activity in activities(states, home, queue).items():
         if not activity.job:
             raise ValueError(
-                f"stage {stage.name} is being made by {activity.process}, as {folder}/{HEARTBEAT} says: wait for its "
-                "end, or stop it first"
+                f"stage {name} is being made by {activity.process}, as the {HEARTBEAT} in its folder says: wait for "
+                "its end, or stop it first"
             )
-        jobs[stage.name] = SubmittedJob(activity.job, stage_key(chain, stage, home))
+        jobs[name] = SubmittedJob(activity.job, stage_key(chain, chain.stage(name), home))
     return jobs
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imdm_dist.chain.activity import Activity, activity_in, noted_jobs
+from imdm_dist.chain.activity import Activity, activities
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.slurm_jobs import SubmittedJob, job_states, live_jobs, read_jobs
 from imdm_dist.chain.stage import StageProgress
@@ -41,22 +41,18 @@ def status(chain: Chain, root: Path) -> list[Row]:
         queue, slurm_is_here = [], False
     last = read_jobs(home) if slurm_is_here else {}
     live = live_jobs(home, queue)
-    noted, orders = noted_jobs(home), jobs_of_orders(home)
-    activities: dict[str, Activity] = {}
-    for stage in chain.stages:
-        folder = states[stage.name].folder
-        if states[stage.name].state == "whole" or not stage.made or folder is None:
+    at_work, orders = activities(states.values(), home, queue), jobs_of_orders(home)
+    for name, state in states.items():
+        if not slurm_is_here or name in at_work or state.folder is None or not state.stage.made:
             continue
-        if (activity := activity_in(folder, noted.get(folder.name, ()), queue)) is not None:
-            activities[stage.name] = activity
-        elif slurm_is_here and (job := orders.get(folder.name, ("", ""))[0]):
-            if stage.name not in last or last[stage.name].id < int(job):
-                last[stage.name] = SubmittedJob(int(job), "")
-    scripts = {name: SubmittedJob(activity.job, "") for name, activity in activities.items() if activity.job}
+        number = int(orders.get(state.folder.name, ("", ""))[0] or 0)
+        if state.state != "whole" and number > (last[name].id if name in last else 0):
+            last[name] = SubmittedJob(number, "")
+    scripts = {name: SubmittedJob(activity.job, "") for name, activity in at_work.items() if activity.job}
     jobs = last | scripts | live
     known = job_states(jobs, queue) if jobs else {}
     return [
-        _row(states[stage.name], jobs.get(stage.name), known.get(stage.name, []), activities.get(stage.name), home)
+        _row(states[stage.name], jobs.get(stage.name), known.get(stage.name, []), at_work.get(stage.name), home)
         for stage in chain.stages
     ]
 

@@ -75,7 +75,7 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
     model = sketch(config.model, shape.vocab_size, tokenizer.mask_id)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     check_names(names, shapes, public)
-    weights = _sound({name: tensors[name] for name in shapes}, shapes, "the weights")
+    weights = _checked_float32({name: tensors[name] for name in shapes}, shapes, "the weights")
     ema = weights if source.ema is None else _named_ema(source.ema, shapes)
     print(f"taking the checksum of {source.path} ({source.path.stat().st_size / 2**30:.2f} GiB)", file=sys.stderr)
     report = ImportReport(
@@ -148,7 +148,9 @@ def _tokenizer(config: Config, vocab_size: int) -> Tokenizer:
     return found
 
 
-def _sound(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Tensor]:
+def _checked_float32(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> dict[str, Tensor]:
     """The tensors in float32.
 
     Raises:
@@ -185,7 +187,7 @@ def _named_ema(ema: Ema, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Ten
                 f"tensor {place} of the file's EMA has shape {tuple(tensor.shape)}, where {name} of "
                 f"{shapes[name]} belongs: its order is another one; take another checkpoint"
             )
-    return _sound(dict(zip(shapes, ema.tensors, strict=True)), shapes, "the EMA")
+    return _checked_float32(dict(zip(shapes, ema.tensors, strict=True)), shapes, "the EMA")
 
 
 def _about_ema(source: PublishedCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class Driver:
 
 
 def free_port() -> int:
-    """A port that nothing listens on, other than two jobs on one machine would both choose."""
+    """A free port; the search depends on the job, so that two jobs on one machine hardly choose the same."""
     choose = random.Random(slurm.current_job())
     while True:
         port = FIRST_PORT + choose.randrange(PORTS)

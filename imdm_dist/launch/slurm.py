@@ -14,7 +14,7 @@ from imdm_dist.config.time_limit import minutes_of, only_requeues
 WAITS_S = 60
 """Seconds that a command of SLURM may take."""
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
-"""States that a job does not leave by itself."""
+"""Final states: a job does not leave them by itself."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class FailureWatch:
-    """Looks out for failures of other ranks."""
+    """A thread that ends this process soon after another rank has failed."""
 
     def __init__(self, topology: Topology, store: dist.Store) -> None:
         self.topology, self.store = topology, store
@@ -100,9 +100,9 @@ class FailureWatch:
 
 @contextmanager
 def all_fail_together(topology: Topology) -> Iterator[FailureWatch | None]:
-    """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one.
+    """What one rank raises inside ends every rank of the launch.
 
-    Yields what looks out for it; None in a launch of one.
+    Yields the watch; None in a launch of one, where nothing is added.
 
     Rank 0 raises on and says what happened; the others leave it to rank 0, in whose store their error is.
     """

@@ -102,7 +102,7 @@ def check_topology(world: int, tensor_parallel: int, model: ModelConfig) -> None
         )
 
 
-def start(tensor_parallel: int, model: ModelConfig, process: LaunchedProcess | None = None) -> Topology:
+def form_topology(tensor_parallel: int, model: ModelConfig, process: LaunchedProcess | None = None) -> Topology:
     """Join the other processes of the launch and form the groups.
 
     Args:
@@ -141,8 +141,8 @@ def start(tensor_parallel: int, model: ModelConfig, process: LaunchedProcess | N
 
 @contextmanager
 def joined(tensor_parallel: int, model: ModelConfig, process: LaunchedProcess | None = None) -> Iterator[Topology]:
-    """`start`, and give the groups back at the end."""
-    topology = start(tensor_parallel, model, process)
+    """`form_topology`, and give the groups back at the end."""
+    topology = form_topology(tensor_parallel, model, process)
     try:
         yield topology
     finally:

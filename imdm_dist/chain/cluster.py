@@ -129,12 +129,12 @@ def _jobs_at_work(
     Raises:
         ValueError: a process is at work on one that is in none of the user's jobs.
     """
-    jobs = {}
+    jobs, folders = {}, {state.stage.name: state.folder for state in states}
     for name, activity in activities(states, home, queue).items():
         if not activity.job:
             raise ValueError(
-                f"stage {name} is being made by {activity.process}, as the {HEARTBEAT} in its folder says: wait for "
-                "its end, or stop it first"
+                f"stage {name} is being made by {activity.process}, as {folders[name]}/{HEARTBEAT} says: wait for its "
+                "end, or stop it first"
             )
         jobs[name] = SubmittedJob(activity.job, stage_key(chain, chain.stage(name), home))
     return jobs

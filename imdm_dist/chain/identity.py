@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from imdm_dist.chain.stage import Stage
+from imdm_dist.chain.stages import NO_TABLE
 from imdm_dist.config import shaping_settings
 from imdm_dist.data import prepare
 
 FORMAT = 1
 """Raised when the code comes to make something else from the same settings."""
-NO_TABLE = {"models": {}, "evaluator": ""}
-"""What every stage's identity says where its kind has no such keys: folders of finished stages keep their names."""
 
 
 def stage_identity(stage: Stage, inputs: Mapping[str, str], may_build: bool = True) -> dict[str, Any]:

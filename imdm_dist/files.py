@@ -79,6 +79,15 @@ def publish_file(path: Path | str) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def freeze_text(folder: Path, text: str) -> Path:
+    """Keep a text for good in `folder`, in a YAML file named by its hash; returns the file."""
+    path = folder / f"{hash_json(text)[:12]}.yaml"
+    if not path.exists():
+        with publish_file(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return path
+
+
 @contextmanager
 def publish_dir(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success its files are synced and it is renamed to `path`.

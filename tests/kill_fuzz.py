@@ -22,7 +22,7 @@ from pathlib import Path
 from imdm_dist.checkpoint.read import newest_checkpoint
 from imdm_dist.config import Config, DataConfig, EngineConfig, MaskConfig, TrainConfig
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.parallel.environment import Place
+from imdm_dist.parallel.environment import LaunchedProcess
 from tests.parity import bits_equal, curve
 
 LONGEST = 0.6
@@ -41,7 +41,7 @@ def settings(home: Path, world: int, steps: int) -> Config:
     )
 
 
-def work(place: Place, config: Config, folder: str) -> None:
+def work(place: LaunchedProcess, config: Config, folder: str) -> None:
     """One rank."""
     os.environ |= {"OMP_NUM_THREADS": "1", "LOCAL_RANK": str(place.local_rank)}
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -56,7 +56,7 @@ def launch(
 ) -> Sequence[BaseProcess]:
     """Start all ranks."""
     meeting.unlink(missing_ok=True)
-    places = [Place(rank, world, rank, f"file://{meeting}" if world > 1 else "") for rank in range(world)]
+    places = [LaunchedProcess(rank, world, rank, f"file://{meeting}" if world > 1 else "") for rank in range(world)]
     processes = [context.Process(target=work, args=(place, config, str(folder))) for place in places]
     for process in processes:
         process.start()

@@ -25,7 +25,7 @@ from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.nelbo import NelboConfig
 from imdm_dist.objectives.redi import RediConfig
 from imdm_dist.objectives.sdtt import SdttConfig
-from imdm_dist.parallel.environment import Place
+from imdm_dist.parallel.environment import LaunchedProcess
 from imdm_dist.training.loop import train
 from imdm_dist.training.metrics import read_metrics
 
@@ -138,7 +138,7 @@ def randomise(checkpoint: Path) -> None:
     (checkpoint / "state.json").write_text(json.dumps(state | {"checksum": hash_json(state)}))
 
 
-def run(place: Place, config: Config, folder: str) -> bool:
+def run(place: LaunchedProcess, config: Config, folder: str) -> bool:
     """Train in one process of a world."""
     return train(config, folder, place)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from imdm_dist.parallel.environment import Place
+from imdm_dist.parallel.environment import LaunchedProcess
 
 
 class Ranks:
@@ -28,7 +28,7 @@ class Ranks:
         ends = [context.Pipe() for _ in range(world)]
         self._pipes = [ours for ours, _ in ends]
         self._processes = [
-            context.Process(target=_serve, args=(Place(rank, world, rank, meeting), theirs), daemon=True)
+            context.Process(target=_serve, args=(LaunchedProcess(rank, world, rank, meeting), theirs), daemon=True)
             for rank, (_, theirs) in enumerate(ends)
         ]
         for process in self._processes:
@@ -66,7 +66,7 @@ class Ranks:
             process.join()
 
 
-def _serve(place: Place, pipe: Connection) -> None:
+def _serve(place: LaunchedProcess, pipe: Connection) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LOCAL_RANK": str(place.local_rank)}
     import torch
 

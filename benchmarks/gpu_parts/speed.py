@@ -11,7 +11,7 @@ from imdm_dist.config import Config, load_config
 from imdm_dist.device import peak_flops
 from imdm_dist.objectives.batch import MaskedBatch
 from imdm_dist.objectives.flops import step_flops
-from imdm_dist.parallel.topology import start
+from imdm_dist.parallel.topology import form_topology
 from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.measure import random_run
 from imdm_dist.planning.memory import BASE
@@ -57,7 +57,7 @@ def take_steps(report: Report, config: Config) -> int:
     """Time steps as the train loop makes them; return the peak of the allocator, bytes (0 on a CPU)."""
     vocab, warm, timed = (301, 1, 2) if report.quick else (VOCAB, 4, 20)
     cuda = report.device.type == "cuda"
-    topology = start(1, config.model)
+    topology = form_topology(1, config.model)
     before = torch.cuda.memory_allocated() if cuda else 0
     run, model = random_run(config, vocab, topology, report.work)
     state = build_state(run, model, topology)

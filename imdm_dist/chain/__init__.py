@@ -1,4 +1,4 @@
-"""Chains of stages: what exists and is valid is kept, what is half done goes on."""
+"""Chains: a DAG of stages in one YAML file, run idempotently here or on SLURM."""
 
 from imdm_dist.chain.chain import Chain, load_chain
 from imdm_dist.chain.runner import run_chain

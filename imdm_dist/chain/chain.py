@@ -1,4 +1,4 @@
-"""A chain: named stages in one YAML file, each with its settings and the stages it starts from.
+"""A chain: a DAG (directed acyclic graph) of stages in one YAML file, each with its settings and its inputs.
 
 ```yaml
 name: demo
@@ -21,12 +21,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.chain.entries import EVERY, Entry, check_entries, check_section, class_of
 from imdm_dist.chain.stage import Stage
+from imdm_dist.chain.validation import COMMON_KEYS, Entry, check_entries, check_section, class_of
 from imdm_dist.config import Config, Layer, build, parse_overrides, read_yaml, to_dict
 from imdm_dist.config.check import checked
 from imdm_dist.config.yaml_text import dump_yaml
-from imdm_dist.files import check_name
+from imdm_dist.files import check_name, freeze_text, read_record, write_json
+
+OVERRIDES = "overrides.json"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _stage(path: Path | str, base: dict[str, Any], entry: Entry, overrides: Sequ
         Layer("on the command line", parse_overrides(Config, ours)),
     ]
     cls = class_of(entry["kind"])
-    given = {key: value for key, value in entry.items() if key not in EVERY and value is not None}
+    given = {key: value for key, value in entry.items() if key not in COMMON_KEYS and value is not None}
     own = checked(cls, [Layer(f"in {where}", {key: given[key] for key in given.keys() - cls.inputs_by_key()})])
     stage = cls(name=entry["name"], kind=entry["kind"], config=build(Config, layers), **(given | own))
     stage.check(where)
@@ -146,6 +148,23 @@ def chain_yaml(chain: Chain) -> str:
         entry = {key: value for key, value in entry.items() if value or key not in stage.inputs_by_key()} | {"set": own}
         text += "  - " + textwrap.indent(dump_yaml(entry), "    ").lstrip()
     return text
+
+
+def freeze_chain(chain: Chain, home: Path) -> Path:
+    """Write a chain with its settings resolved, whatever becomes of the file it came from; returns where."""
+    return freeze_text(home / "chains", chain_yaml(chain))
+
+
+def save_overrides(home: Path, overrides: Sequence[str]) -> None:
+    """Keep the overrides that a chain was last run with in its folder."""
+    if last_overrides(home) != list(overrides):
+        write_json(home / OVERRIDES, list(overrides))
+
+
+def last_overrides(home: Path) -> list[str]:
+    """Those overrides; none if the chain was never run, or their record is not whole."""
+    record = read_record(home / OVERRIDES, list) or []
+    return record if all(isinstance(one, str) for one in record) else []
 
 
 def _common(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,19 @@
-"""Submits what is missing of a chain to SLURM: a job for each stage, after those of the stages it starts from."""
+"""Submits what is missing of a chain to SLURM: a job for each stage, with dependencies on those of its inputs."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from imdm_dist import run_files
-from imdm_dist.chain.chain import Chain, chain_yaml
-from imdm_dist.chain.here import make_stage, pack_data
-from imdm_dist.chain.in_hand import in_hand, noted_jobs
-from imdm_dist.chain.jobs import DATA, Submitted, job_name, live_jobs, note_job, stage_key
+from imdm_dist.chain.activity import activities, chain_jobs
+from imdm_dist.chain.chain import Chain, freeze_chain, save_overrides
 from imdm_dist.chain.preflight import preflight
-from imdm_dist.chain.remembered import freeze, remember
+from imdm_dist.chain.processes import data_job, stage_job
+from imdm_dist.chain.slurm_jobs import DATA, SubmittedJob, job_name, live_jobs, note_job, stage_key
 from imdm_dist.chain.stage import Stage
 from imdm_dist.chain.survey import UNPREPARED, StageState, survey
 from imdm_dist.config.resources import ResourcesConfig
@@ -28,7 +27,7 @@ ENDING_S = 60.0
 
 def submit_chain(
     chain: Chain, root: Path, dry: bool = False, stages: Sequence[Stage] | None = None
-) -> dict[str, Submitted]:
+) -> dict[str, SubmittedJob]:
     """Submit what is missing; what is whole, waits or runs already is left alone, so that calling again is safe.
 
     Args:
@@ -45,34 +44,31 @@ def submit_chain(
     home = root / chain.name
     check_name(home.resolve())
     queue = _settled_queue(home)
-    found = survey(chain, home)
+    states = survey(chain, home)
     stages = chain.stages if stages is None else stages
-    todo = [stage for stage in stages if found[stage.name].state != "whole"]
-    live = _others(chain, todo, found, home, queue) | live_jobs(home, queue)
+    todo = [stage for stage in stages if states[stage.name].state != "whole"]
+    live = _jobs_at_work(chain, [states[stage.name] for stage in todo], home, queue) | live_jobs(home, queue)
     preflight(chain, todo, root)
-    _check_given(todo, found)
-    _check_machines(todo)
-    _refuse_others(chain, todo, live, home)
+    for stage in todo:
+        _check(chain, states[stage.name], live, home)
     if dry:
         for stage in stages:
-            job = f", job {live[stage.name].id} is in the queue" if stage.name in live else ""
-            asks = "" if job or found[stage.name].state == "whole" else f"; {job_text(stage)}"
-            print(f"{stage.name}: {found[stage.name].state}{job or _reason(found[stage.name])}{asks}", file=sys.stderr)
+            print(_dry_line(states[stage.name], live), file=sys.stderr)
         return {}
-    remember(home, chain.overrides)
-    frozen = freeze(chain_yaml(chain), home)
-    new: dict[str, Submitted] = {}
-    kept: dict[str, Submitted] = {}
+    save_overrides(home, chain.overrides)
+    frozen = freeze_chain(chain, home)
+    new: dict[str, SubmittedJob] = {}
+    kept: dict[str, SubmittedJob] = {}
     try:
-        if any(found[stage.name].why == UNPREPARED for stage in todo):
+        if any(states[stage.name].why == UNPREPARED for stage in todo):
             if DATA in live:
                 kept[DATA] = live[DATA]
             else:
                 new[DATA] = _submit_data(chain, frozen, root)
         for stage in stages:
             name, inputs = stage.name, chain.inputs(stage)
-            if found[name].state == "whole":
-                print(f"{name}: there already ({found[name].folder})", file=sys.stderr)
+            if states[name].state == "whole":
+                print(f"{name}: there already ({states[name].folder})", file=sys.stderr)
                 continue
             if name in live and not new.keys() & set(inputs):
                 kept[name] = live[name]
@@ -83,7 +79,7 @@ def submit_chain(
                 slurm.cancel([live[name].id])
             jobs = kept | new
             before = {one: jobs[one].id for one in (DATA, *inputs) if one in jobs}
-            new[name] = _submit(chain, found[name], frozen, root, before)
+            new[name] = _submit(chain, states[name], frozen, root, before)
     except ValueError:
         if new:
             slurm.cancel(job.id for job in new.values())
@@ -91,108 +87,109 @@ def submit_chain(
     return kept | new
 
 
+def _dry_line(state: StageState, live: dict[str, SubmittedJob]) -> str:
+    """What would become of a stage."""
+    name = state.stage.name
+    if name in live:
+        return f"{name}: {state.state}, job {live[name].id} is in the queue"
+    why = f", {state.why}" if state.why else ""
+    return f"{name}: {state.state}{why}" + (f"; {job_text(state.stage)}" if state.state != "whole" else "")
+
+
 def job_text(stage: Stage) -> str:
     """What the job of a stage asks for, in words; what is not said is the site's to choose."""
-    resources, one = stage.config.resources, stage.processes == "one"
-    nodes = 1 if one else resources.nodes
-    gpus = min(1, resources.gpus_per_node) if one else resources.gpus_per_node
-    tasks = 1 if one else resources.tasks
-    jobs = resources.array if stage.processes == "apart" else 1
+    asked = stage.resources
+    nodes, gpus, tasks = asked.nodes, asked.gpus_per_node, asked.tasks
     words = [
         f"{nodes} node{'s' * (nodes > 1)}",
         f"{gpus} GPU{'s' * (gpus != 1)} and {tasks} process{'es' * (tasks > 1)} on each",
-        f"time {resources.time or 'limit of the partition'}",
-        f"partition {resources.partition}" if resources.partition else "",
-        f"an array of {jobs} such jobs" if jobs > 1 else "",
+        f"time {asked.time or 'limit of the partition'}",
+        f"partition {asked.partition}" if asked.partition else "",
+        f"an array of {asked.array} such jobs" if asked.array > 1 else "",
     ]
     return ", ".join(filter(None, words))
-
-
-def _reason(found: StageState) -> str:
-    return f", {found.why}" if found.why else ""
 
 
 def _settled_queue(home: Path) -> list[slurm.Job]:
     """The queue; of a job of the chain that is ending it is waited for how, for it may be queued again."""
     until = time.monotonic() + ENDING_S
-    noted = set().union(*noted_jobs(home).values())
     while True:
         queue = slurm.queue()
         ending = [job for job in queue if job.state == "COMPLETING"]
-        ours = live_jobs(home, ending) or [job for job in ending if str(job.id) in noted]
-        if not ours or time.monotonic() > until:
+        if not chain_jobs(home, ending) or time.monotonic() > until:
             return queue
         time.sleep(0.5)
 
 
-def _others(
-    chain: Chain, todo: list[Stage], found: dict[str, StageState], home: Path, queue: list[slurm.Job]
-) -> dict[str, Submitted]:
+def _jobs_at_work(
+    chain: Chain, states: list[StageState], home: Path, queue: list[slurm.Job]
+) -> dict[str, SubmittedJob]:
     """Jobs of slurm/*.sh that are at work on stages.
 
     Raises:
         ValueError: a process is at work on one that is in none of the user's jobs.
     """
-    noted, others = noted_jobs(home), {}
-    for stage in todo:
-        folder = found[stage.name].folder
-        if folder is None or (hand := in_hand(folder, noted.get(folder.name, ()), queue)) is None:
-            continue
-        if not hand.job:
+    jobs, folders = {}, {state.stage.name: state.folder for state in states}
+    for name, activity in activities(states, home, queue).items():
+        if not activity.job:
             raise ValueError(
-                f"stage {stage.name} is being made by {hand.where}, as {folder}/{run_files.HEARTBEAT} says: "
+                f"stage {name} is being made by {activity.process}, as {folders[name]}/{run_files.HEARTBEAT} says: "
                 "wait for its end, or stop it first"
             )
-        others[stage.name] = Submitted(hand.job, stage_key(chain, stage, home))
-    return others
+        jobs[name] = SubmittedJob(activity.job, stage_key(chain, chain.stage(name), home))
+    return jobs
 
 
-def _check_given(todo: list[Stage], found: dict[str, StageState]) -> None:
-    """Check that what is to be given is there: no job makes it."""
-    for stage in todo:
-        if not stage.made:
-            raise ValueError(f"stage {stage.name} {found[stage.name].why}")
-
-
-def _refuse_others(chain: Chain, todo: list[Stage], live: dict[str, Submitted], home: Path) -> None:
-    for stage in todo:
-        if stage.name in live and live[stage.name].key != stage_key(chain, stage, home):
-            raise ValueError(
-                f"job {live[stage.name].id} makes stage {stage.name} with other settings: "
-                "cancel it first (imdm_dist cancel), or wait for its end"
-            )
-
-
-def _check_machines(todo: list[Stage]) -> None:
-    for stage in todo:
-        try:
-            slurm.check_machines(stage.config.resources)
-        except ValueError as error:
-            raise ValueError(f"stage {stage.name}: {error}") from None
-
-
-def _submit(chain: Chain, found: StageState, frozen: Path, root: Path, before: dict[str, int]) -> Submitted:
-    stage, home = found.stage, root / chain.name
-    key, resources = stage_key(chain, stage, home), stage.config.resources
+def _check(chain: Chain, state: StageState, live: dict[str, SubmittedJob], home: Path) -> None:
+    """Check that a job can make a stage, and that none makes it with other settings."""
+    stage = state.stage
+    if not stage.made:
+        raise ValueError(f"stage {stage.name} {state.why}")
     try:
-        number = submit(
-            partial(make_stage, str(frozen.resolve()), stage.name, str(root.resolve())),
-            resources,
-            home,
-            job_name(home, stage.name, key),
-            log=str(_logs(home) / stage.name),
-            array=resources.array if stage.processes == "apart" else 1,
-            one=stage.processes == "one",
-            after=_dependency(chain, before),
-        )
+        slurm.check_machines(stage.config.resources)
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from None
-    job = Submitted(number, key)
-    note_job(home, stage.name, job)
+    if stage.name in live and live[stage.name].key != stage_key(chain, stage, home):
+        raise ValueError(
+            f"job {live[stage.name].id} makes stage {stage.name} with other settings: "
+            "cancel it first (imdm_dist cancel), or wait for its end"
+        )
+
+
+def _submit(chain: Chain, state: StageState, frozen: Path, root: Path, before: dict[str, int]) -> SubmittedJob:
+    stage, home = state.stage, root / chain.name
+    key = stage_key(chain, stage, home)
+    work = partial(stage_job, str(frozen.resolve()), stage.name, str(root.resolve()))
+    try:
+        job = _noted(home, stage.name, key, work, stage.resources, _dependency(chain, before))
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name}: {error}") from None
     waits = f" after {', '.join(map(str, before.values()))}" if before else ""
-    limit = f", {limit_text(resources.time)}" if resources.time else ""
-    print(f"{stage.name}: job {job.id}{limit}{waits} ({found.state}, {found.why})", file=sys.stderr)
+    limit = f", {limit_text(stage.resources.time)}" if stage.resources.time else ""
+    print(f"{stage.name}: job {job.id}{limit}{waits} ({state.state}, {state.why})", file=sys.stderr)
     return job
+
+
+def _submit_data(chain: Chain, frozen: Path, root: Path) -> SubmittedJob:
+    """A job of one process that packs the text, so that no GPU waits for it."""
+    first = chain.stages[0].config.resources
+    kept = ("time", "partition", "account", "sbatch", "warning_s")
+    resources = ResourcesConfig(**{name: getattr(first, name) for name in kept})
+    job = _noted(root / chain.name, DATA, "prepare", partial(data_job, str(frozen.resolve())), resources)
+    print(f"{DATA}: job {job.id} packs the text", file=sys.stderr)
+    return job
+
+
+def _noted(
+    home: Path, what: str, key: str, work: Callable[[], None], resources: ResourcesConfig, after: str = ""
+) -> SubmittedJob:
+    """Submit a job of a chain, and keep its id in the chain's folder."""
+    logs = home.resolve() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    job = submit(work, resources, home, job_name(home, what, key), log=str(logs / what), after=after)
+    submitted = SubmittedJob(int(job.job_id.partition("_")[0]), key)  # of an array the whole
+    note_job(home, what, submitted)
+    return submitted
 
 
 def _dependency(chain: Chain, before: dict[str, int]) -> str:
@@ -209,34 +206,12 @@ def _dependency(chain: Chain, before: dict[str, int]) -> str:
     return ",".join(f"{way}:{':'.join(jobs)}" for way, jobs in ways.items() if jobs)
 
 
-def _submit_data(chain: Chain, frozen: Path, root: Path) -> Submitted:
-    """A job of one process that packs the text, so that no GPU waits for it."""
-    home = root / chain.name
-    first = chain.stages[0].config.resources
-    kept = ("time", "partition", "account", "sbatch", "warning_s")
-    resources = ResourcesConfig(**{name: getattr(first, name) for name in kept})
-    work, name = partial(pack_data, str(frozen.resolve())), job_name(home, DATA, "prepare")
-    job = Submitted(submit(work, resources, home, name, log=str(_logs(home) / DATA), one=True), "prepare")
-    note_job(home, DATA, job)
-    print(f"{DATA}: job {job.id} packs the text", file=sys.stderr)
-    return job
-
-
-def _logs(home: Path) -> Path:
-    folder = home.resolve() / run_files.LOGS
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def cancel_chain(home: Path) -> list[int]:
     """Cancel the jobs of the chain in this folder that wait or run; returns their ids.
 
     Jobs of slurm/*.sh are among them once they are at work in it.
     """
-    queue = slurm.queue()
-    noted = set().union(*noted_jobs(home).values())
-    live = {job.id for job in live_jobs(home, queue).values()}
-    live |= {job.id for job in queue if str(job.id) in noted and job.state not in slurm.OVER}
+    live = chain_jobs(home, slurm.queue())
     if live:
         slurm.cancel(live)
     return sorted(live)

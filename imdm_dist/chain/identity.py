@@ -1,4 +1,4 @@
-"""What a stage's result depends on: its identity, whose hash names the stage's folder."""
+"""Identity of a stage: all that its result depends on. Its hash names the stage's folder (content-addressed)."""
 
 from __future__ import annotations
 

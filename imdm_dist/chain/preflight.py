@@ -1,6 +1,6 @@
-"""What can be known to go wrong before hours are spent: looked for in the first seconds, all of it, and said at once.
+"""Preflight: checks all that a chain needs before anything starts, and says all problems at once.
 
-Records and headers are read, and no weight: a chain's last stage is looked at as closely as its first.
+It takes seconds: records and headers are read, and no weight. The last stage is checked as closely as the first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imdm_dist.chain.chain import Chain
-from imdm_dist.chain.checks import Checks
+from imdm_dist.chain.problems import StageProblems
 from imdm_dist.chain.stage import Stage
 from imdm_dist.data.row_format import RowFormat
 from imdm_dist.planning.plan_text import gigabytes
@@ -30,14 +30,14 @@ def preflight(chain: Chain, stages: Sequence[Stage], root: Path, world: int = 0,
         ValueError, ProblemsError: something is missing or does not fit: for each problem a line that names the
             stages, the cause and the remedy. Nothing has been written.
     """
-    checks = Checks()
+    problems = StageProblems()
     needed = 0.0
     for stage in stages:
-        rows = _check_inputs(chain, stage, checks)
-        stage.check_machines(rows, world, in_job, checks)
+        rows = _check_inputs(chain, stage, problems)
+        stage.check_machines(rows, world, in_job, problems)
         needed += stage.written_bytes(rows) if rows else 0.0
-    checks.look_up("", check_folder, root, needed)
-    refuse(checks.problems())
+    problems.attempt("", check_folder, root, needed)
+    refuse(problems.lines())
 
 
 def check_agreement(chain: Chain, stages: Sequence[Stage]) -> None:
@@ -46,19 +46,19 @@ def check_agreement(chain: Chain, stages: Sequence[Stage]) -> None:
     Raises:
         ValueError, ProblemsError: as `preflight`.
     """
-    checks = Checks()
+    problems = StageProblems()
     for stage in stages:
-        _check_inputs(chain, stage, checks)
-    refuse(checks.problems())
+        _check_inputs(chain, stage, problems)
+    refuse(problems.lines())
 
 
-def _check_inputs(chain: Chain, stage: Stage, checks: Checks) -> RowFormat | None:
+def _check_inputs(chain: Chain, stage: Stage, problems: StageProblems) -> RowFormat | None:
     """Check what a stage starts from; returns the tokens of its data, None where they are not to be had."""
     if not stage.made:
-        stage.record(chain.by_name, checks)
+        stage.record(chain.by_name, problems)
         return None
-    rows = checks.tokens(stage.name, stage.config.data)
-    checks.add(stage.name, *stage.input_problems(rows, chain.by_name, checks))
+    rows = problems.tokens(stage.name, stage.config.data)
+    problems.add(stage.name, *stage.input_problems(rows, chain.by_name, problems))
     return rows
 
 

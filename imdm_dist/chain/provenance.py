@@ -1,4 +1,4 @@
-"""What a result was made from, back to the text and the seeds."""
+"""Provenance of a stage's result: what it was made from, back to the text and the seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rollout workers on one machine: a process for each core or GPU, which share the work on one coupling's folder.
+"""Rollout workers: processes on this machine, one a core or GPU, that make the shards of a coupling together.
 
 Shape suffixes: B batch, L length, P prompts.
 """
@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from imdm_dist.device import default_device
 from imdm_dist.diffusion.draw_source import DrawSource
 from imdm_dist.diffusion.sampler import sample
 from imdm_dist.error_boundary import guarded
-from imdm_dist.parallel.environment import place_of_this_process
+from imdm_dist.parallel.environment import this_process
 from imdm_dist.registry import SOURCES
 from imdm_dist.signals import interrupted
 
@@ -39,7 +40,7 @@ def worker_count(asked: int | None) -> int:
         ValueError: it is below 1.
     """
     if asked is None:
-        if place_of_this_process().world > 1:
+        if this_process().world > 1:
             return 1  # a launcher has started the others
         return torch.cuda.device_count() or len(os.sched_getaffinity(0))
     if asked < 1:
@@ -68,13 +69,12 @@ def generate_coupling(
     if config.coupling.kind == "perturbed":
         loaded.check_data(prepare(config.data))
     context = multiprocessing.get_context("spawn")
-    job = (config, str(teacher), str(folder), prompts_PL, workers)
-    here = place_of_this_process()
-    helpers = [context.Process(target=_help, args=(*job, number), daemon=True) for number in range(1, workers)]
+    work = _Rollouts(config, str(teacher), str(folder), prompts_PL, workers)
+    helpers = [context.Process(target=_help, args=(work, number), daemon=True) for number in range(1, workers)]
     with interrupted(lambda: _kept(Path(folder), config.coupling.shards)):
         for helper in helpers:
             helper.start()
-        _work(*job, 0, shown=here.rank == 0)
+        work.make_shards(0, progress=this_process().rank == 0)
         for helper in helpers:
             helper.join()
             if helper.exitcode:
@@ -93,56 +93,60 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _help(config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, workers: int, number: int) -> None:
+def _help(work: _Rollouts, number: int) -> None:
     """A worker beside the first one: it ends with its parent, however that ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; one line, the parent's, says so
-    guarded(lambda: _work(config, teacher, folder, prompts_PL, workers, number))
+    guarded(lambda: work.make_shards(number))
 
 
-def _work(
-    config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, workers: int, number: int, shown: bool = False
-) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        _make(config, teacher, folder, prompts_PL, workers, number, shown)
-    finally:
-        torch.set_num_threads(threads)
+@dataclass(frozen=True)
+class _Rollouts:
+    """What each worker of this machine is told; see `generate_coupling`."""
 
+    config: Config
+    teacher: str
+    folder: str
+    prompts_PL: Tensor | None
+    workers: int
 
-def _make(
-    config: Config, teacher: str, folder: str, prompts_PL: Tensor | None, workers: int, number: int, shown: bool
-) -> None:
-    here = place_of_this_process()
-    loaded = load_model(teacher, config.coupling.weights)
-    model = loaded.model.to(default_device(number or here.local_rank))
-    data = prepare(config.data).train if config.coupling.kind == "perturbed" else None
-    plan = make_plan(
-        config.coupling,
-        teacher=loaded.digest,
-        data=data.fingerprint if data else None,
-        vocab_size=model.vocab_size,
-        mask_id=model.mask_id,
-        length=loaded.length,
-        prompts_PL=prompts_PL,
-        device=model.device.type,
-        threads=THREADS,
-    )
+    def make_shards(self, number: int, progress: bool = False) -> None:
+        """Do the work of worker `number`, with `THREADS` threads of torch."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(THREADS)
+        try:
+            self._make_shards(number, progress)
+        finally:
+            torch.set_num_threads(threads)
 
-    source: DrawSource = SOURCES.get(config.coupling.source)()
+    def _make_shards(self, number: int, progress: bool) -> None:
+        process, coupling = this_process(), self.config.coupling
+        loaded = load_model(self.teacher, coupling.weights)
+        model = loaded.model.to(default_device(number or process.local_rank))
+        data = prepare(self.config.data).train if coupling.kind == "perturbed" else None
+        plan = make_plan(
+            coupling,
+            teacher=loaded.digest,
+            data=data.fingerprint if data else None,
+            vocab_size=model.vocab_size,
+            mask_id=model.mask_id,
+            length=loaded.length,
+            prompts_PL=self.prompts_PL,
+            device=model.device.type,
+            threads=THREADS,
+        )
+        source: DrawSource = SOURCES.get(coupling.source)()
 
-    def rollout(start_BL: Tensor, seed_B: Tensor, time_B: Tensor) -> Tensor:
-        coupling = config.coupling
-        return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B, source).tokens_BL
+        def rollout(start_BL: Tensor, seed_B: Tensor, time_B: Tensor) -> Tensor:
+            return sample(model, start_BL, seed_B, coupling.steps, coupling.noise_policy, time_B, source).tokens_BL
 
-    generate(
-        folder,
-        config.coupling,
-        rollout=rollout,
-        plan=plan,
-        data=data,
-        prompts_PL=prompts_PL,
-        worker=(here.rank * workers + number, here.world * workers),
-        progress=shown,
-    )
+        generate(
+            self.folder,
+            coupling,
+            rollout=rollout,
+            plan=plan,
+            data=data,
+            prompts_PL=self.prompts_PL,
+            worker=(process.rank * self.workers + number, process.world * self.workers),
+            progress=progress,
+        )

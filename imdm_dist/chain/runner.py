@@ -1,4 +1,7 @@
-"""Executes what is missing of a chain, stage after stage: idempotent, and what was cut off goes on where it was."""
+"""Runs a chain: makes the missing stages, one after the other.
+
+It is idempotent: what is whole is kept, and what was cut off goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from imdm_dist.chain.chain import Chain
+from imdm_dist.chain.chain import Chain, save_overrides
 from imdm_dist.chain.preflight import check_agreement, preflight
-from imdm_dist.chain.remembered import remember
 from imdm_dist.chain.rollouts import worker_count
 from imdm_dist.chain.stage import Stage
-from imdm_dist.chain.survey import COMPLETION, StageState, look_up, survey
+from imdm_dist.chain.survey import COMPLETION, StageState, stage_state, survey
 from imdm_dist.data import prepare
 from imdm_dist.files import write_json
-from imdm_dist.parallel.environment import place_of_this_process
+from imdm_dist.parallel.environment import this_process
 from imdm_dist.signals import interrupted, leaving_at_signals
 from imdm_dist.versions import versions
 
@@ -47,20 +49,27 @@ def run_chain(
         ValueError, ProblemsError: a stage's settings or inputs do not fit, or a stage failed; or a launcher started
             several processes.
     """
-    if (ranks := place_of_this_process().world) > 1:
+    if (ranks := this_process().world) > 1:
         raise ValueError(
             f"a chain runs in one process, this is one of {ranks}: start imdm_dist train under the launcher, "
             "or the chain by imdm_dist run --processes N"
         )
     worker_count(workers)  # what is wrong is said before anything runs
-    found = survey(chain, Path(root) / chain.name, quick=True)
     stages = chain.stages if stages is None else stages
-    todo = [stage for stage in stages if found[stage.name].state != "whole"]
-    todo = todo[-1:] if only else todo
-    preflight(chain, todo, Path(root), world=1, in_job=True)
-    remember(Path(root) / chain.name, chain.overrides)
-    prepare_data(chain, todo)
+    begin(chain, stages, Path(root), only, world=1)
     return make_stages(chain, stages, root, lambda stage, folders: execute(chain, stage, folders, workers), only)
+
+
+def begin(chain: Chain, stages: Sequence[Stage], root: Path, only: bool, world: int) -> None:
+    """Check all that is missing of some stages (see `preflight`), keep the chain's overrides, and pack the text."""
+    home = root / chain.name
+    states = survey(chain, home, quick=True)
+    todo = [stage for stage in stages if states[stage.name].state != "whole"]
+    todo = todo[-1:] if only else todo
+    preflight(chain, todo, root, world, in_job=True)
+    if chain.overrides or not only:  # the job of one stage of a submitted chain has none: its settings are resolved
+        save_overrides(home, chain.overrides)
+    prepare_data(chain, todo)
 
 
 def execute(chain: Chain, stage: Stage, folders: Mapping[str, Path], workers: int | None = None) -> None:
@@ -98,7 +107,7 @@ def make_stages(
     folders: dict[str, Path] = {}
     digests: dict[str, str] = {}
     for stage in stages:
-        found = look_up(chain, stage, home, digests)
+        found = stage_state(chain, stage, home, digests)
         if found.folder is None or (found.state != "whole" and not stage.made):
             raise ValueError(f"stage {stage.name} {found.why}")
         if only and stage is not stages[-1] and found.state != "whole":

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from imdm_dist.chain.checks import Checks
+from imdm_dist.chain.problems import StageProblems
 from imdm_dist.config import Config
+from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.setting import default_of, meaning_of
 from imdm_dist.data.row_format import RowFormat
 from imdm_dist.files import sha256_file
@@ -188,12 +189,22 @@ class Stage:
 
     # What it needs
 
-    def record(self, stages: Mapping[str, Stage], checks: Checks) -> ModelRecord | None:
+    @property
+    def resources(self) -> ResourcesConfig:
+        """What its job asks of SLURM."""
+        asked = self.config.resources
+        if self.processes == "one":
+            return asked.of_one_process()
+        return asked if self.processes == "apart" else replace(asked, array=1)
+
+    def record(self, stages: Mapping[str, Stage], problems: StageProblems) -> ModelRecord | None:
         """Of which model and tokens its result is or will be; None, with the problem kept, where that is not known."""
-        rows = checks.tokens(self.name, self.config.data)
+        rows = problems.tokens(self.name, self.config.data)
         return ModelRecord(self.config.model, rows) if rows else None
 
-    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+    def input_problems(
+        self, rows: RowFormat | None, stages: Mapping[str, Stage], problems: StageProblems
+    ) -> Iterator[str]:
         """What it starts from that does not fit it, told from settings, records and headers.
 
         Args:
@@ -201,7 +212,7 @@ class Stage:
         """
         yield from ()
 
-    def check_machines(self, rows: RowFormat | None, world: int, in_job: bool, checks: Checks) -> None:
+    def check_machines(self, rows: RowFormat | None, world: int, in_job: bool, problems: StageProblems) -> None:
         """Check that it can run on its machines.
 
         Args:

@@ -1,4 +1,4 @@
-"""A chain at a glance: what is whole, what runs and how far it is, what waits and for what."""
+"""Status table of a chain: which stages are whole, which run and how far they are, which wait and for what."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist import run_files
+from imdm_dist.chain.activity import Activity, activities
 from imdm_dist.chain.chain import Chain
-from imdm_dist.chain.in_hand import Hand, in_hand, noted_jobs, noted_log
-from imdm_dist.chain.jobs import Submitted, live_jobs, read_jobs, states
+from imdm_dist.chain.slurm_jobs import SubmittedJob, job_states, live_jobs, read_jobs
 from imdm_dist.chain.stage import StageProgress
 from imdm_dist.chain.survey import StageState, survey
+from imdm_dist.chain.work_order import jobs_of_orders
 from imdm_dist.launch import slurm
 
 
@@ -34,41 +35,38 @@ def status(chain: Chain, root: Path) -> list[Row]:
     Without SLURM's commands the columns of jobs stay empty.
     """
     home = root / chain.name
-    found = survey(chain, home, quick=True)
+    states = survey(chain, home, quick=True)
     try:
         queue, slurm_is_here = slurm.queue(), True
     except ValueError:
         queue, slurm_is_here = [], False
     last = read_jobs(home) if slurm_is_here else {}
     live = live_jobs(home, queue)
-    noted = noted_jobs(home)
-    hands: dict[str, Hand] = {}
-    for stage in chain.stages:
-        folder = found[stage.name].folder
-        if found[stage.name].state == "whole" or not stage.made or folder is None:
+    at_work, orders = activities(states.values(), home, queue), jobs_of_orders(home)
+    for name, state in states.items():
+        if not slurm_is_here or name in at_work or state.folder is None or not state.stage.made:
             continue
-        if (hand := in_hand(folder, noted.get(folder.name, ()), queue)) is not None:
-            hands[stage.name] = hand
-        elif slurm_is_here and (job := noted_log(home, folder)[0]):
-            if stage.name not in last or last[stage.name].id < int(job):
-                last[stage.name] = Submitted(int(job), "")
-    scripts = {name: Submitted(hand.job, "") for name, hand in hands.items() if hand.job}
+        number = int(orders.get(state.folder.name, ("", ""))[0] or 0)
+        if state.state != "whole" and number > (last[name].id if name in last else 0):
+            last[name] = SubmittedJob(number, "")
+    scripts = {name: SubmittedJob(activity.job, "") for name, activity in at_work.items() if activity.job}
     jobs = last | scripts | live
-    known = states(jobs, queue) if jobs else {}
+    known = job_states(jobs, queue) if jobs else {}
     return [
-        _row(found[stage.name], jobs.get(stage.name), known.get(stage.name, []), hands.get(stage.name), home)
+        _row(states[stage.name], jobs.get(stage.name), known.get(stage.name, []), at_work.get(stage.name), home)
         for stage in chain.stages
     ]
 
 
-def _row(found: StageState, job: Submitted | None, entries: Sequence[slurm.Job], hand: Hand | None, home: Path) -> Row:
+def _row(
+    found: StageState, job: SubmittedJob | None, entries: Sequence[slurm.Job], activity: Activity | None, home: Path
+) -> Row:
     stage = found.stage
     state: str = found.state
     note = found.why
-    nothing = StageProgress("")
-    progress = nothing if found.folder is None else stage.progress(found.folder) or nothing
+    progress = (found.folder and stage.progress(found.folder)) or StageProgress("")
     words = {entry.state for entry in entries}
-    if found.state != "whole" and (entries or hand):
+    if found.state != "whole" and (entries or activity):
         if "RUNNING" in words or "COMPLETING" in words:
             state, note = "running", ", ".join(sorted({entry.nodes for entry in entries if entry.nodes}))
             if progress.silent:
@@ -76,8 +74,8 @@ def _row(found: StageState, job: Submitted | None, entries: Sequence[slurm.Job],
         elif words & {"PENDING", "REQUEUED", "SUSPENDED"}:
             reasons = {entry.reason for entry in entries if entry.state == "PENDING"}
             state, note = "queued", ", ".join(sorted(reasons))
-        elif hand is not None:
-            state, note = "running", hand.where
+        elif activity is not None:
+            state, note = "running", activity.process
         elif words - {"COMPLETED"}:
             assert job is not None
             state = "cancelled" if words == {"CANCELLED"} else "failed"
@@ -93,7 +91,7 @@ def _row(found: StageState, job: Submitted | None, entries: Sequence[slurm.Job],
     )
 
 
-def _log_of(found: StageState, job: Submitted, home: Path) -> str:
+def _log_of(found: StageState, job: SubmittedJob, home: Path) -> str:
     """Where a job that has ended says why; a job that never began has no log."""
     # An array has a log for each element.
     logs = sorted(home.glob(f"{run_files.LOGS}/{found.stage.name}-{job.id}.log"))
@@ -101,7 +99,7 @@ def _log_of(found: StageState, job: Submitted, home: Path) -> str:
     if logs:
         return f": see {logs[0] if len(logs) == 1 else home / run_files.LOGS / f'{found.stage.name}-{job.id}_*.log'}"
     if found.folder is not None:
-        noted, log = noted_log(home, found.folder)
+        noted, log = jobs_of_orders(home).get(found.folder.name, ("", ""))
         if noted == str(job.id) and log:
             return f": see {log}"
     return " before it began"

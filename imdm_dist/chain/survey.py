@@ -1,8 +1,8 @@
-"""What of a chain is there, what is not, and why: nothing is made here.
+"""Survey of a chain: which stages are whole, half done, damaged or missing, and why. Nothing is made here.
 
-A stage's folder is named by a hash of its settings and of what its inputs turned out to be. So a stage whose settings
-or inputs change gets a folder of its own beside the old one: its identity is a content address. The completion record
-`stage.json` is written last, so that a stage without one is not whole.
+A stage's folder is content-addressed: it is named by a hash of the stage's settings and of its inputs' digests. So a
+stage whose settings or inputs change gets a folder of its own beside the old one. The completion record `stage.json` is
+written last, so that a stage without one is not whole.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class StageState:
     """What identifies its result, once it is whole."""
 
 
-def look_up(
+def stage_state(
     chain: Chain, stage: Stage, home: Path, digests: dict[str, str], quick: bool = False, may_build: bool = True
 ) -> StageState:
     """Find a stage.
@@ -62,7 +62,7 @@ def look_up(
     """
     given = stage.given_folder()
     if given is not None:
-        return _look_up_given(stage, given, quick)
+        return _given_state(stage, given, quick)
     inputs = chain.inputs(stage)
     lacking = [name for name in inputs if name not in digests]
     if lacking:
@@ -96,13 +96,13 @@ def survey(chain: Chain, home: Path, quick: bool = False) -> dict[str, StageStat
     found: dict[str, StageState] = {}
     digests: dict[str, str] = {}
     for stage in chain.stages:
-        found[stage.name] = look_up(chain, stage, home, digests, quick, may_build=False)
+        found[stage.name] = stage_state(chain, stage, home, digests, quick, may_build=False)
         if found[stage.name].state == "whole":
             digests[stage.name] = found[stage.name].digest
     return found
 
 
-def _look_up_given(stage: Stage, folder: Path, quick: bool) -> StageState:
+def _given_state(stage: Stage, folder: Path, quick: bool) -> StageState:
     try:
         digest = stage.claimed_digest(folder) if quick else stage.digest(folder)
     except (OSError, ValueError) as error:

@@ -10,11 +10,11 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 """The files of configs/ as the package has them."""
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
+def add_overrides(
+    parser: argparse.ArgumentParser, about: str = "settings that win over the file's", form: str = "key.sub=value"
+) -> None:
     """Settings behind the command, in `overrides`."""
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that win over the file's"
-    )
+    parser.add_argument("overrides", nargs="*", default=[], metavar=form, help=about)
 
 
 def add_file_and_overrides(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +35,4 @@ def add_chain(parser: argparse.ArgumentParser) -> None:
     """A chain's file, where its runs are, and settings."""
     parser.add_argument("chain", help="YAML file of the chain")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="[stage/]key.sub=value",
-        help="settings that win over the file's, in all stages or in one",
-    )
+    add_overrides(parser, "settings that win over the file's, in all stages or in one", "[stage/]key.sub=value")

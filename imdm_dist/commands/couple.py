@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     from imdm_dist.chain.stages.coupling import coupling_problems
     from imdm_dist.data import prepare
     from imdm_dist.data.prompts import read_prompts
-    from imdm_dist.parallel.environment import place_of_this_process
+    from imdm_dist.parallel.environment import this_process
     from imdm_dist.training.inputs import given_config
     from imdm_dist.training.loop import train
 
@@ -91,11 +91,11 @@ def run(arguments: argparse.Namespace) -> None:
         prompts_PL = read_prompts(arguments.prompts, data.tokenizer, data.train.length)
         identity["prompts"] = prompts_PL.tolist()
     folder = Path(arguments.out or teacher.parent / f"coupling-{hash_json(identity)[:8]}")
-    if place_of_this_process().rank == 0:
+    if this_process().rank == 0:
         print(f"{config.coupling.pairs} pairs in {config.coupling.shards} shards go to {folder}", file=sys.stderr)
     with leaving_at_signals():
         generate_coupling(config, teacher, folder, workers, prompts_PL)
-    if place_of_this_process().rank == 0:
+    if this_process().rank == 0:
         print(folder)
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 
+from imdm_dist.commands.arguments import add_overrides
+
 EXAMPLES = """examples:
   imdm_dist import downloads/mdlm-owt --out runs/teacher --tokenizer gpt2_tokenizer
   imdm_dist import last.ckpt --out runs/teacher data.length=128 model.attention_soft_cap=50
@@ -20,13 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         help="folder or hub name, as data.tokenizer (default: gpt2 or bert-base-uncased, by vocabulary)",
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key.sub=value",
-        help="settings of model and data that the file does not say",
-    )
+    add_overrides(parser, "settings of model and data that the file does not say")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from imdm_dist.chain.plans import plan_stages, stages_json, stages_text
+    from imdm_dist.chain.stage_plans import plan_stages, stages_json, stages_text
     from imdm_dist.planning.hardware import Hardware
 
     default = {"cuda": 989.0, "cpu": 0.1}[arguments.device]

@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
         submit_chain(chain, arguments.root, arguments.dry_run, stages)
         return
     if arguments.in_job or arguments.processes:
-        from imdm_dist.chain.here import make_here
+        from imdm_dist.chain.processes import run_in_processes
 
-        folders = make_here(chain, stages, arguments.root, arguments.processes or 0, arguments.only)
+        folders = run_in_processes(chain, arguments.root, arguments.processes or 0, stages, arguments.only)
     else:
         folders = run_chain(chain, arguments.root, arguments.workers, stages, arguments.only)
     for name, folder in folders.items():

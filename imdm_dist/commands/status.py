@@ -18,12 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from imdm_dist.chain.chain import load_chain
-    from imdm_dist.chain.remembered import remembered
+    from imdm_dist.chain.chain import last_overrides, load_chain
     from imdm_dist.chain.status import status, status_text
 
     chain = load_chain(arguments.chain, arguments.overrides)
-    last = remembered(arguments.root / chain.name)
+    last = last_overrides(arguments.root / chain.name)
     if last and not arguments.overrides:
         chain = load_chain(arguments.chain, last)
         print(f"with the settings it was last run with: {' '.join(last)}", file=sys.stderr)

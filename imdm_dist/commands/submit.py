@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = {option.replace("-", "_"): getattr(arguments, option.replace("-", "_")) for option in OPTIONS}
     options = [f"resources.{name}={value}" for name, value in given.items() if value is not None]
     config = load_run(arguments.folder, arguments.config, [*options, *arguments.overrides])
-    from imdm_dist.chain.in_hand import check_idle
+    from imdm_dist.chain.activity import check_idle
     from imdm_dist.chain.preflight import check_folder
     from imdm_dist.chain.stages.train import check_run
     from imdm_dist.launch.submission import script, submit_run, submitted_before

@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(to_yaml(config), end="")
         return
     heed_signals()
-    from imdm_dist.parallel.environment import place_of_this_process
+    from imdm_dist.parallel.environment import this_process
     from imdm_dist.training.loop import train
 
     if not train(config, arguments.folder):
-        leave_stopped(place_of_this_process().rank)
+        leave_stopped(this_process().rank)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imdm_dist.config.setting import require, require_at_least, setting
 from imdm_dist.config.time_limit import LEAST_S, minutes_of, only_requeues
@@ -112,6 +112,10 @@ class ResourcesConfig:
     def tasks(self) -> int:
         """Processes on each machine."""
         return self.tasks_per_node or self.gpus_per_node or 1
+
+    def of_one_process(self) -> ResourcesConfig:
+        """The same for a job of a single process: one machine, and one of its GPUs if it has any."""
+        return replace(self, nodes=1, gpus_per_node=min(1, self.gpus_per_node), tasks_per_node=1, array=1)
 
     @property
     def world(self) -> int:

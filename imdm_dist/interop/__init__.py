@@ -1,4 +1,4 @@
-"""What others have made, brought into this framework's own form."""
+"""Imports of published checkpoints (MDLM, SDTT, IMDM) into run folders of this framework."""
 
 from imdm_dist.interop.importing import import_checkpoint
 from imdm_dist.interop.report import ImportReport

@@ -1,4 +1,4 @@
-"""A published checkpoint made into a run folder, which stages, sampling and evaluation read as any other."""
+"""Imports a published checkpoint: makes a run folder of it, which every command reads as any other."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from imdm_dist.config.check import Layer, checked
 from imdm_dist.data import Tokenizer, load_tokenizer
 from imdm_dist.data.corpus import data_root
 from imdm_dist.files import sha256_file
-from imdm_dist.interop.naming import match
+from imdm_dist.interop.naming import check_names, names_in_file
+from imdm_dist.interop.published import Ema, PublishedCheckpoint, open_published
 from imdm_dist.interop.report import ImportReport
-from imdm_dist.interop.run_folder import Imported, write_run_folder
-from imdm_dist.interop.source import Ema, Source, open_source
+from imdm_dist.interop.run_folder import write_run_folder
 from imdm_dist.model import sketch
 from imdm_dist.registry import BACKBONES
 
 
 @dataclass(frozen=True)
-class Published:
+class KnownVocabulary:
     """What is known of a vocabulary that public checkpoints have."""
 
     tokenizer: str
@@ -36,7 +36,7 @@ class Published:
     """Tokens in a row where the file does not say."""
 
 
-VOCABULARIES = {50258: Published("gpt2", 50257, 1024), 30522: Published("bert-base-uncased", 103, 128)}
+VOCABULARIES = {50258: KnownVocabulary("gpt2", 50257, 1024), 30522: KnownVocabulary("bert-base-uncased", 103, 128)}
 """By number of ids, the mask included (MDLM, SDTT and IMDM share them)."""
 SECTIONS = ("model", "data")
 """Sections of the configuration that an import has."""
@@ -61,9 +61,9 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
     asked = checked(Config, [Layer("on the command line", parse_overrides(Config, overrides))])
     if other := [name for name in asked if name not in SECTIONS]:
         raise ValueError(f"an import has settings of {' and '.join(SECTIONS)} alone: leave {other[0]}.* out")
-    source = open_source(path)
-    names = match(source.tensors)
-    tensors = {ours: source.tensors[theirs] for ours, theirs in names.source.items()}
+    source = open_published(path)
+    names = names_in_file(source.tensors)
+    tensors = {ours: source.tensors[theirs] for ours, theirs in names.items()}
     family = asked.get("model", {}).get("family", BACKBONES.names[0])
     public = BACKBONES.get(family).public
     require(public is not None, f"imports do not know model.family={family}: its class has no public format")
@@ -74,8 +74,8 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
     tokenizer = _tokenizer(config, shape.vocab_size)
     model = sketch(config.model, shape.vocab_size, tokenizer.mask_id)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    names.check(shapes, public)
-    weights = _sound({name: tensors[name] for name in shapes}, shapes, "the weights")
+    check_names(names, shapes, public)
+    weights = _checked_float32({name: tensors[name] for name in shapes}, shapes, "the weights")
     ema = weights if source.ema is None else _named_ema(source.ema, shapes)
     print(f"taking the checksum of {source.path} ({source.path.stat().st_size / 2**30:.2f} GiB)", file=sys.stderr)
     report = ImportReport(
@@ -85,10 +85,9 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
         integrity=source.integrity,
         step=source.step,
         used=list(shapes),
-        renamed={theirs: ours for theirs, ours in names.renamed.items() if ours in shapes},
-        ignored={names.source[name]: why for name, why in public.ignored.items() if name in names.source}
-        | source.ignored,
-        missing=[name for name in public.ignored if name not in names.source],
+        renamed={theirs: ours for ours, theirs in names.items() if theirs != ours and ours in shapes},
+        ignored={names[name]: why for name, why in public.ignored.items() if name in names} | source.ignored,
+        missing=[name for name in public.ignored if name not in names],
         dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
         parameters=sum(tensor.numel() for tensor in weights.values()),
         model={
@@ -102,11 +101,11 @@ def import_checkpoint(path: Path | str, out: Path | str, overrides: Sequence[str
         ema=_about_ema(source, shapes),
     )
     print(f"writing {out}", file=sys.stderr)
-    write_run_folder(out, Imported(config, model, tokenizer, weights, ema), report)
+    write_run_folder(out, config, model, tokenizer, weights, ema, report)
     return report
 
 
-def _data(source: Source, vocab_size: int, asked: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _data(source: PublishedCheckpoint, vocab_size: int, asked: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Settings of the section data, and where the length comes from."""
     known = VOCABULARIES.get(vocab_size)
     if known is None and "tokenizer" not in asked:
@@ -149,7 +148,9 @@ def _tokenizer(config: Config, vocab_size: int) -> Tokenizer:
     return found
 
 
-def _sound(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Tensor]:
+def _checked_float32(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> dict[str, Tensor]:
     """The tensors in float32.
 
     Raises:
@@ -186,10 +187,10 @@ def _named_ema(ema: Ema, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Ten
                 f"tensor {place} of the file's EMA has shape {tuple(tensor.shape)}, where {name} of "
                 f"{shapes[name]} belongs: its order is another one; take another checkpoint"
             )
-    return _sound(dict(zip(shapes, ema.tensors, strict=True)), shapes, "the EMA")
+    return _checked_float32(dict(zip(shapes, ema.tensors, strict=True)), shapes, "the EMA")
 
 
-def _about_ema(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _about_ema(source: PublishedCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     if source.ema is None:
         return {"about": "none in the file: ema and raw weights are the same here", "tensors": 0}
     updates, decay = source.ema.updates, source.ema.decay

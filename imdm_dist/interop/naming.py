@@ -1,14 +1,10 @@
-"""Which tensor of a file is which parameter: prefixes of trainers, wrappers and compilers come off."""
+"""Maps the tensor names of a published checkpoint to parameter names: prefixes of trainers and compilers come off."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-from torch import Tensor
+from collections.abc import Collection, Iterable, Mapping
 
 from imdm_dist.model.public_checkpoints import PublicFormat
-from imdm_dist.problems import some_of
 
 _WRAPPERS = ("_orig_mod",)
 _OWNERS = ("backbone", "mdlm", "module")
@@ -24,53 +20,48 @@ def own_name(name: str) -> str:
     return ".".join(parts)
 
 
-@dataclass(frozen=True)
-class Names:
-    """Names of a file's tensors beside those of the model."""
-
-    source: dict[str, str]
-    """Name in the file, by own name."""
-
-    @property
-    def renamed(self) -> dict[str, str]:
-        """Own name by the name in the file, where they differ."""
-        return {theirs: ours for ours, theirs in self.source.items() if theirs != ours}
-
-    def check(self, wanted: Iterable[str], public: PublicFormat) -> None:
-        """Check that the file has the model's parameters and nothing else but what its family ignores.
-
-        Raises:
-            ValueError: some are missing, or there are others.
-        """
-        names = list(wanted)
-        missing = [name for name in names if name not in self.source]
-        if missing:
-            raise ValueError(
-                f"the file lacks {some_of(missing, _SHOWN)} of the model's {len(names)} parameters: it is of another "
-                f"architecture or cut off; take a whole {public.models} checkpoint"
-            )
-        known = {*names, *public.ignored}
-        extra = [theirs for ours, theirs in self.source.items() if ours not in known]
-        if extra:
-            raise ValueError(
-                f"the file has {some_of(extra, _SHOWN)}, which this model does not have: it is of another "
-                f"architecture, and without them it would compute something else; take an {public.models} checkpoint"
-            )
-
-
-def match(tensors: Mapping[str, Tensor]) -> Names:
-    """Names of a file's tensors.
+def names_in_file(tensors: Iterable[str]) -> dict[str, str]:
+    """The names of a file's tensors by own name.
 
     Raises:
         ValueError: two of them have the same own name.
     """
-    source: dict[str, str] = {}
+    names: dict[str, str] = {}
     for theirs in tensors:
         ours = own_name(theirs)
-        if ours in source:
+        if ours in names:
             raise ValueError(
-                f"the file has both {source[ours]} and {theirs}, and either could be {ours}: save one model's "
+                f"the file has both {names[ours]} and {theirs}, and either could be {ours}: save one model's "
                 "state_dict alone"
             )
-        source[ours] = theirs
-    return Names(source)
+        names[ours] = theirs
+    return names
+
+
+def check_names(names: Mapping[str, str], wanted: Collection[str], public: PublicFormat) -> None:
+    """Check that a file has the model's parameters and nothing else but what its family ignores.
+
+    Args:
+        names: as `names_in_file`.
+        wanted: the model's parameters.
+
+    Raises:
+        ValueError: some are missing, or there are others.
+    """
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise ValueError(
+            f"the file lacks {_some(missing)} of the model's {len(wanted)} parameters: it is of another "
+            f"architecture or cut off; take a whole {public.models} checkpoint"
+        )
+    extra = [theirs for ours, theirs in names.items() if ours not in wanted and ours not in public.ignored]
+    if extra:
+        raise ValueError(
+            f"the file has {_some(extra)}, which this model does not have: it is of another architecture, and "
+            f"without them it would compute something else; take an {public.models} checkpoint"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,8 +1,8 @@
-"""What an import used, renamed and left out: printed, and kept as import.json."""
+"""The report of an import: what it used, renamed and left out; printed, and kept as import.json."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -38,10 +38,6 @@ class ImportReport:
     """Where those come from that the shapes of tensors do not tell."""
     ema: dict[str, Any]
     """What the moving average is, and what was verified of it."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         model = self.model

@@ -1,1 +1,1 @@
-"""Starting processes on a cluster, and what a cluster does to them."""
+"""Launching processes on a cluster: batch jobs, signals, requeue after preemption, and submission to SLURM."""

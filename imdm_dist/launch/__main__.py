@@ -1,4 +1,4 @@
-"""Starts a Python program in every process of a job: `python -m imdm_dist.launch -m imdm_dist train RUN ...`."""
+"""Launches a Python program in every process of a job: `python -m imdm_dist.launch -m imdm_dist train RUN ...`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ when they have saved and stopped (exit code 75), the job goes back to the queue.
 anything but what the user has to mend (exit code 2): --restarts times without a new checkpoint in the --folder."""
 
 
-def main() -> int:
+def main() -> None:
     """Run the program named on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m imdm_dist.launch",
@@ -41,7 +41,7 @@ def main() -> int:
         raise ValueError("--restarts goes with --folder, or with --apart: name the run's folder")
     from imdm_dist.launch.job import run_job
 
-    return run_job(program, arguments.local, arguments.apart, arguments.restarts, arguments.folder)
+    run_job(program, arguments.local, arguments.apart, arguments.restarts, arguments.folder)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""In a batch script: starts the processes of a stage on all machines, passes signals on, and goes back to the queue.
+"""The driver, in a batch script: launches the processes of a stage on all machines, and passes signals on to them.
 
 SLURM sends its warning of the time limit, or of a job with more right to the machines, to the batch script, which is
 this process. It passes SIGUSR1 on to every process of the stage; these agree on a step, save together and exit with
 `EXIT_STOPPED`. Then the job is put back into the queue, and goes on from there. So it is, a bounded number of times
-(`restarts.py`), when a process died. A job that ends in any other way (it is cancelled, a machine fails, somebody
+(`requeue.py`), when a process died. A job that ends in any other way (it is cancelled, a machine fails, somebody
 requeues it) is SLURM's to deal with; it goes on from the newest whole checkpoint.
 """
 
@@ -53,7 +53,7 @@ class Driver:
 
     def __init__(self, local: int = 0, logs: Path | None = None) -> None:
         self.local = local
-        self._refusal = logs.absolute() / f"refused-{slurm.own_job()}" if logs and not local else None
+        self._refusal = logs.absolute() / f"refused-{slurm.current_job()}" if logs and not local else None
         self.asked = noted()
         self.presses = 0
         """How often Ctrl-C was pressed while processes ran."""
@@ -152,8 +152,8 @@ class Driver:
 
 
 def free_port() -> int:
-    """A port that nothing listens on, other than two jobs on one machine would both choose."""
-    choose = random.Random(slurm.own_job())
+    """A free port; the search depends on the job, so that two jobs on one machine hardly choose the same."""
+    choose = random.Random(slurm.current_job())
     while True:
         port = FIRST_PORT + choose.randrange(PORTS)
         with socket.socket() as trial:
@@ -162,33 +162,3 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-
-
-def still_runs() -> bool:
-    """Whether SLURM lets this job run: not if it ends it, or starts it again, by itself, which is then printed."""
-    job = slurm.own_job()
-    try:
-        state = slurm.state_of(job)
-    except ValueError as error:
-        print(f"job {job} cannot go back to the queue ({error}): submit it again to go on", file=sys.stderr)
-        return False
-    if state != "RUNNING":
-        print(f"job {job} is {state}: nothing more to do here", file=sys.stderr)
-    return state == "RUNNING"
-
-
-def back_to_the_queue() -> bool:
-    """Have SLURM start this job again, unless it does that, or ended it, by itself.
-
-    Returns:
-        whether the job is back in the queue by this call.
-    """
-    if not still_runs():
-        return False
-    job = slurm.own_job()
-    try:
-        slurm.requeue(job)
-    except ValueError as error:
-        print(f"job {job} cannot go back to the queue ({error}): submit it again to go on", file=sys.stderr)
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""SLURM behind one seam: its commands, and their answers as values."""
+"""SLURM's commands (squeue, sacct, scontrol, scancel, sinfo), and their answers as values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imdm_dist.config.time_limit import minutes_of, only_requeues
 WAITS_S = 60
 """Seconds that a command of SLURM may take."""
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
-"""States that a job does not leave by itself."""
+"""Final states: a job does not leave them by itself."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def in_allocation() -> bool:
     return "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ
 
 
-def need_allocation() -> None:
+def require_allocation() -> None:
     """Check that steps can be started here.
 
     Raises:
@@ -57,7 +57,7 @@ def need_allocation() -> None:
 def _check_own_limit(warning_s: int) -> None:
     """Check that this job is warned of its end after its beginning; where SLURM does not say, nothing is checked."""
     try:
-        limit = call(["squeue", "--noheader", f"--jobs={own_job()}", "--format=%l"]).strip()
+        limit = call(["squeue", "--noheader", f"--jobs={current_job()}", "--format=%l"]).strip()
         minutes = minutes_of(limit)
     except ValueError:
         return
@@ -69,7 +69,7 @@ def _check_own_limit(warning_s: int) -> None:
         )
 
 
-def own_job() -> str:
+def current_job() -> str:
     """Id of the job that this process is part of, also as an element of an array."""
     have = os.environ
     if "SLURM_ARRAY_JOB_ID" in have:
@@ -78,15 +78,15 @@ def own_job() -> str:
     return have["SLURM_JOB_ID"]
 
 
-def call(command: Sequence[str], env: dict[str, str] | None = None) -> str:
+def call(command: Sequence[str]) -> str:
     """What a command of SLURM prints.
 
     Raises:
         ValueError: there is no such command here, or it fails; the message is the command's own.
     """
-    done = _answer(command, env)
+    done = _answer(command)
     if done.returncode == -signal.SIGPIPE:  # a busy slurmctld closed the connection on it
-        done = _answer(command, env)
+        done = _answer(command)
     if done.returncode != 0:
         said = " ".join(done.stderr.replace(f"{command[0]}: error: ", "").split())
         if "configuration source" in said:  # the commands are installed, and no cluster is
@@ -95,9 +95,9 @@ def call(command: Sequence[str], env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-def _answer(command: Sequence[str], env: dict[str, str] | None) -> subprocess.CompletedProcess[str]:
+def _answer(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=WAITS_S, env=env)
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAITS_S)
     except FileNotFoundError:
         raise ValueError(
             f"{command[0]} is not here: run this where SLURM's commands are, or with --local on this machine alone"

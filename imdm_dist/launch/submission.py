@@ -1,4 +1,4 @@
-"""The one road to SLURM: whatever the package submits goes through Submitit, which writes the batch script and calls
+"""Submits jobs to SLURM: whatever the package submits goes through Submitit, which writes the batch script and calls
 sbatch.
 
 What runs in the batch script is the same as in scripts typed by hand (`slurm/*.sh`): a `Driver` that starts the
@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from imdm_dist.config import Config, to_yaml
 from imdm_dist.config.resources import ResourcesConfig
 from imdm_dist.config.time_limit import minutes_of
 from imdm_dist.error_boundary import guarded
-from imdm_dist.files import hash_json, publish_file
+from imdm_dist.files import freeze_text
 from imdm_dist.launch import slurm
 from imdm_dist.launch.job import run_training
 from imdm_dist.signals import heed_signals
@@ -63,26 +64,36 @@ def submit(
     folder: Path,
     name: str,
     log: str = "",
-    array: int = 1,
-    one: bool = False,
     after: str = "",
-) -> int:
-    """Submit a job to SLURM; returns its id, of an array that of the whole.
+) -> Any:
+    """Submit a job, or an array of jobs, to SLURM; returns Submitit's job, of an array the first.
 
     Args:
         work: see `BatchProgram`.
         folder: of the run or the chain, which all machines see.
         name: of the job in the queue.
         log: the log's path without its ending, which is the job's number; by default it is among Submitit's files.
-        array: jobs of the same work.
-        one: ask for a single process: one machine, and one of its GPUs if it has any.
         after: what it waits for, as sbatch's --dependency reads it.
 
     Raises:
         ValueError: there is no SLURM here, it refuses the job, or the folder's name does not go into a script.
     """
-    jobs = _submit_array(work, resources, folder, array, parameters(resources, name, log, array > 1, one, after))
-    return int(jobs[0].job_id.partition("_")[0])
+    import submitit
+
+    check_name(folder)
+    try:
+        executor = submitit.SlurmExecutor(folder=folder / LOGS, python=f"exec {_python()}")
+    except RuntimeError:
+        raise ValueError(
+            "srun is not here: run this where SLURM's commands are, or with --local on this machine alone"
+        ) from None
+    executor.update_parameters(**parameters(resources, name, log, after))
+    try:
+        with redirect_stderr(io.StringIO()):  # where it repeats what sbatch says
+            return executor.submit_array([BatchProgram(work)] * resources.array)[0]
+    except submitit.core.utils.FailedJobError as error:
+        said = " ".join(str(error).replace("sbatch: error:", "").split())
+        raise ValueError(f"SLURM refused the job: {said}{_advice(said, resources)}") from None
 
 
 def submit_run(config: Config, folder: Path, local: bool) -> Any:
@@ -97,48 +108,22 @@ def submit_run(config: Config, folder: Path, local: bool) -> Any:
     import submitit
 
     resources, folder = config.resources, folder.resolve()
-    text = to_yaml(config)
-    settings = folder / LOGS / f"{hash_json(text)[:12]}.yaml"
-    work = partial(run_training, str(folder), str(settings), resources.restarts, resources.tasks if local else 0)
-    if local:
-        if resources.nodes > 1:
-            raise ValueError(f"resources.nodes={resources.nodes}, but --local is this machine alone: set it to 1")
-        executor = submitit.LocalExecutor(folder=folder / LOGS)
-        minutes = min(minutes_of(resources.time or "0"), UNLIMITED_MINUTES)
-        executor.update_parameters(timeout_min=int(minutes), setup=_setup())
-    else:
+    if not local:
         check_name(folder)
         slurm.check_machines(resources)
-    with publish_file(settings) as aside:
-        aside.write_text(text, encoding="utf-8")
-    if local:
-        return executor.submit(BatchProgram(work))
-    return _submit_array(work, resources, folder, 1, parameters(resources, folder.name))[0]
+    elif resources.nodes > 1:
+        raise ValueError(f"resources.nodes={resources.nodes}, but --local is this machine alone: set it to 1")
+    settings = freeze_text(folder / LOGS, to_yaml(config))
+    work = partial(run_training, str(folder), str(settings), resources.restarts, resources.tasks if local else 0)
+    if not local:
+        return submit(work, replace(resources, array=1), folder, folder.name)
+    executor = submitit.LocalExecutor(folder=folder / LOGS)
+    minutes = min(minutes_of(resources.time or "0"), UNLIMITED_MINUTES)
+    executor.update_parameters(timeout_min=int(minutes), setup=_setup())
+    return executor.submit(BatchProgram(work))
 
 
-def _submit_array(
-    work: Callable[[], int | None], resources: ResourcesConfig, folder: Path, array: int, words: dict[str, Any]
-) -> list[Any]:
-    import submitit
-
-    check_name(folder)
-    try:
-        executor = submitit.SlurmExecutor(folder=folder / LOGS, python=f"exec {_python()}")
-    except RuntimeError:
-        raise ValueError(
-            "srun is not here: run this where SLURM's commands are, or with --local on this machine alone"
-        ) from None
-    executor.update_parameters(**words)
-    try:
-        with redirect_stderr(io.StringIO()):  # where it repeats what sbatch says
-            jobs: list[Any] = executor.submit_array([BatchProgram(work)] * array)
-    except submitit.core.utils.FailedJobError as error:
-        said = " ".join(str(error).replace("sbatch: error:", "").split())
-        raise ValueError(f"SLURM refused the job: {said}{_advice(said, resources)}") from None
-    return jobs
-
-
-def script(resources: ResourcesConfig, folder: Path, one: bool = False) -> str:
+def script(resources: ResourcesConfig, folder: Path) -> str:
     """The batch script that would be handed to SLURM for a run; nothing is written.
 
     Raises:
@@ -148,7 +133,7 @@ def script(resources: ResourcesConfig, folder: Path, one: bool = False) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"exec {_python()} -u -m submitit.core._submit {shlex.quote(str(folder / LOGS))}"
-    return str(_make_sbatch_string(command, folder / LOGS, **parameters(resources, folder.absolute().name, one=one)))
+    return str(_make_sbatch_string(command, folder / LOGS, **parameters(resources, folder.absolute().name)))
 
 
 def submitted_before(folder: Path) -> set[str]:
@@ -170,15 +155,12 @@ def check_name(folder: Path) -> None:
         )
 
 
-def parameters(
-    resources: ResourcesConfig, name: str, log: str = "", array: bool = False, one: bool = False, after: str = ""
-) -> dict[str, Any]:
+def parameters(resources: ResourcesConfig, name: str, log: str = "", after: str = "") -> dict[str, Any]:
     """Resources in Submitit's words; see `submit`."""
-    gpus = min(1, resources.gpus_per_node) if one else resources.gpus_per_node
     given: dict[str, Any] = {
         "partition": resources.partition,
         "account": resources.account,
-        "gpus_per_node": gpus,
+        "gpus_per_node": resources.gpus_per_node,
         "cpus_per_task": resources.cpus_per_task,
         "dependency": after,
     }
@@ -188,14 +170,14 @@ def parameters(
     if after:
         further["kill-on-invalid-dep"] = "yes"
     if log:
-        further["output"] = f"{log.replace('%', '%%')}-{'%A_%a' if array else '%j'}.log"
+        further["output"] = f"{log.replace('%', '%%')}-{'%A_%a' if resources.array > 1 else '%j'}.log"
     for option in resources.sbatch:
         key, equals, value = option.lstrip("-").partition("=")
         further[key] = value if equals else True
     return {
         "job_name": name,
-        "nodes": 1 if one else resources.nodes,
-        "ntasks_per_node": 1 if one else resources.tasks,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks,
         "time": resources.time or None,  # as sbatch reads it; Submitit knows minutes alone, and hands on anything
         "use_srun": False,
         "stderr_to_stdout": True,

@@ -1,4 +1,4 @@
-"""Where a process stands in a launch: plain python (one process), torchrun, or srun."""
+"""Rank and world size of this process, from the environment of its launcher: plain python, torchrun or srun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST_PORT, PORTS = 20_000, 12_000
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchedProcess:
     """One process of a launch."""
 
     rank: int = 0
@@ -50,7 +50,7 @@ class Place:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
-def place_of_this_process() -> Place:
+def this_process() -> LaunchedProcess:
     """Read the environment that torchrun or srun gives its processes; without one there is a single process.
 
     Raises:
@@ -60,14 +60,16 @@ def place_of_this_process() -> Place:
     given = env_number("RANK", 0), env_number("WORLD_SIZE", 1), env_number("LOCAL_RANK", 0)
     port = env_number("MASTER_PORT", 0)
     if "RANK" in have and "WORLD_SIZE" in have:
-        return _within(Place(*given, "env://"), "RANK", "WORLD_SIZE")
+        return _within(LaunchedProcess(*given, "env://"), "RANK", "WORLD_SIZE")
     # A batch script has SLURM_PROCID too, yet is one process: only the steps of srun know their own task count.
     if "SLURM_STEP_ID" in have and (tasks := env_number("SLURM_STEP_NUM_TASKS", 1)) > 1:
         host = have.get("MASTER_ADDR") or first_host(have["SLURM_STEP_NODELIST"])
         # Our own launcher has looked for a free port; a bare srun gets one that other jobs seldom have.
         port = port or FIRST_PORT + env_number("SLURM_JOB_ID") * 7 % PORTS + env_number("SLURM_STEP_ID") % 7
-        place = Place(env_number("SLURM_PROCID"), tasks, env_number("SLURM_LOCALID"), f"tcp://{host}:{port}")
-        return _within(place, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+        process = LaunchedProcess(
+            env_number("SLURM_PROCID"), tasks, env_number("SLURM_LOCALID"), f"tcp://{host}:{port}"
+        )
+        return _within(process, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     # A job script may set one of the two for its own ends; elsewhere it was meant for this process.
     if "SLURM_JOB_ID" not in have and (given[0] > 0 or given[1] > 1):
         there, lacking = ("RANK", "WORLD_SIZE") if "RANK" in have else ("WORLD_SIZE", "RANK")
@@ -75,16 +77,16 @@ def place_of_this_process() -> Place:
             f"the environment has {there}={have[there]} but no {lacking}: start this under torchrun or srun, which set "
             f"both, or unset {there} for a single process"
         )
-    return Place()
+    return LaunchedProcess()
 
 
-def _within(place: Place, rank: str, world: str) -> Place:
-    if place.rank >= place.world:
+def _within(process: LaunchedProcess, rank: str, world: str) -> LaunchedProcess:
+    if process.rank >= process.world:
         raise ValueError(
-            f"the environment has {rank}={place.rank} and {world}={place.world}, but ranks count from 0 up to one less "
-            "than there are: start this under torchrun or srun, or unset both for a single process"
+            f"the environment has {rank}={process.rank} and {world}={process.world}, but ranks count from 0 up to one "
+            "less than there are: start this under torchrun or srun, or unset both for a single process"
         )
-    return place
+    return process
 
 
 def env_number(name: str, default: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""When one rank fails, all of them end soon, and its error is what the user sees, once.
+"""Failure of a rank: all ranks end soon, and its error is what the user sees, once.
 
 A rank that raises leaves its message in the launch's key-value store and exits. A thread in every rank looks there
 once a second; it ends its process at once, because the main thread may wait in a collective for ever. A rank that
@@ -93,7 +93,7 @@ class FailureWatch:
 def all_fail_together(topology: Topology) -> Iterator[FailureWatch | None]:
     """What one rank raises inside ends every rank of the launch; nothing is added to a launch of one.
 
-    Yields what looks out for it; None in a launch of one.
+    Yields the watch; None in a launch of one, where nothing is added.
 
     Rank 0 raises on and says what happened; the others leave it to rank 0, in whose store their error is.
     """
@@ -165,7 +165,7 @@ def log_path(folder: Path, rank: int) -> Path:
 
 
 @contextmanager
-def own_log(topology: Topology, folder: Path) -> Iterator[Log]:
+def rank_log(topology: Topology, folder: Path) -> Iterator[Log]:
     """Send what ranks other than 0 print to a log of their own in the run's folder."""
     path = log_path(folder, topology.rank)
     if topology.first:

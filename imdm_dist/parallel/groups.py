@@ -1,4 +1,4 @@
-"""The groups of ranks: megatron-core makes and keeps them; its layers and DeepSpeed ask for them."""
+"""Process groups of tensor and data parallelism: megatron-core makes them; its layers and DeepSpeed ask for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A check for debugging: what should be equal on several ranks is compared bit for bit."""
+"""Debugging check that replicated weights are equal on all ranks, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary axis split over the tensor-parallel ranks: the same quantities as `imdm_dist.model.Vocabulary`.
+"""The vocabulary axis sharded over tensor-parallel ranks: the same quantities as `imdm_dist.model.Vocabulary`.
 
 Each rank holds V' consecutive columns; those behind the last token are padding. Results are equal on all ranks.
 
@@ -20,7 +20,7 @@ from imdm_dist.parallel.topology import Topology
 
 
 class SplitVocabulary(Vocabulary):
-    """A vocabulary of which this process holds a part."""
+    """A vocabulary of which this process holds a part; the methods are those of `Vocabulary`."""
 
     def __init__(self, whole: Vocabulary, topology: Topology) -> None:
         super().__init__(whole.size, whole.mask_id)
@@ -31,25 +31,21 @@ class SplitVocabulary(Vocabulary):
         """Columns of this rank that are no padding."""
 
     def embed(self, x_BL: Tensor, table_VD: Tensor) -> Tensor:
-        """See `Vocabulary`."""
         ours_BL = (x_BL >= self.first) & (x_BL < self.first + self.columns)
         rows_BLD = F.embedding(torch.where(ours_BL, x_BL - self.first, 0), table_VD)
         return reduce_from_tensor_model_parallel_region(rows_BLD.masked_fill(~ours_BL[..., None], 0), group=self.group)
 
     def rule_out(self, logits_RV: Tensor) -> Tensor:
-        """See `Vocabulary`."""
         logits_RV[:, self.tokens :] = NEVER
         if self.first <= self.mask_id < self.first + self.tokens:
             logits_RV[:, self.mask_id - self.first] = NEVER
         return logits_RV
 
     def token_columns(self, logits_RV: Tensor) -> Tensor:
-        """See `Vocabulary`."""
         column_V = torch.arange(self.first, self.first + self.columns, device=logits_RV.device)
         return ((column_V < self.size) & (column_V != self.mask_id)).float()
 
     def nll(self, logits_RV: Tensor, target_R: Tensor) -> Tensor:
-        """See `Vocabulary`."""
         # The library's function works in place on float32 logits.
         return vocab_parallel_cross_entropy(logits_RV.float().clone(), target_R)
 
@@ -58,11 +54,10 @@ class SplitVocabulary(Vocabulary):
         return _SplitLogSoftmax.apply(logits_RV.float(), self.group)  # type: ignore[no-untyped-call]
 
     def sum(self, part: Tensor) -> Tensor:
-        """See `Vocabulary`."""
         return reduce_from_tensor_model_parallel_region(part, group=self.group)
 
     def invert_cdf(self, logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
-        """See `Vocabulary`. All ranks must give the same uniforms."""
+        # All ranks must give the same uniforms.
         logits_RV = logits_RV.double()
         top_R = logits_RV.amax(dim=-1)
         dist.all_reduce(top_R, op=dist.ReduceOp.MAX, group=self.group)

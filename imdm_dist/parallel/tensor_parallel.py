@@ -1,7 +1,7 @@
-"""Tensor parallel: megatron-core's layers take the place of the plain model's, under the same parameter names.
+"""Tensor parallelism: megatron-core's layers replace the plain model's, under the same parameter names.
 
-`split` is the one place where a model becomes a part of itself. What flows between layers is whole and equal
-on all ranks; inside attention, MLP, noise MLP and head each rank computes its heads and columns.
+`split` divides a model, in one place. Activations between layers are whole and equal on all ranks; inside attention,
+MLP, noise MLP and head each rank computes its own heads and columns.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who does what in a run: ranks, and the data-parallel and tensor-parallel groups they form.
+"""Topology of a launch: ranks, and the data-parallel and tensor-parallel groups they form.
 
 Groups are megatron-core's. Ranks that share a model are neighbours, so that they are on one node.
 """
@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.exit_codes import EXIT_REFUSED
-from imdm_dist.parallel.environment import Place, place_of_this_process
+from imdm_dist.parallel.environment import LaunchedProcess, this_process
 
 LINGER = 3.0
 """Seconds that a rank which has to end stays, so that rank 0 can say why: a launcher ends all when the first one exits,
@@ -32,11 +32,11 @@ class Topology:
     rank: int
     world: int
     tp_rank: int
-    """Place among the ranks that share a model."""
+    """LaunchedProcess among the ranks that share a model."""
     tp: int
     """How many they are."""
     dp_rank: int
-    """Place among the ranks that hold the same part of the model and see different data."""
+    """LaunchedProcess among the ranks that hold the same part of the model and see different data."""
     dp: int
     """How many they are."""
     device: torch.device
@@ -103,37 +103,37 @@ def check_topology(world: int, tensor_parallel: int, model: ModelConfig) -> None
         )
 
 
-def start(tensor_parallel: int, model: ModelConfig, place: Place | None = None) -> Topology:
+def form_topology(tensor_parallel: int, model: ModelConfig, process: LaunchedProcess | None = None) -> Topology:
     """Join the other processes of the launch and form the groups.
 
     Args:
-        place: where this process stands in the launch; None reads the launcher's environment.
+        process: where this process stands in the launch; None reads the launcher's environment.
 
     Raises:
         ValueError: the ranks cannot be divided so; nothing has been started then.
     """
-    place = place or place_of_this_process()
+    process = process or this_process()
     try:
-        check_topology(place.world, tensor_parallel, model)
+        check_topology(process.world, tensor_parallel, model)
     except ValueError:
-        if place.rank > 0:
+        if process.rank > 0:
             time.sleep(LINGER)
             raise SystemExit(EXIT_REFUSED) from None
         raise
-    place.join()
+    process.join()
     tp_rank, tp_group, dp_group = 0, None, dist.group.WORLD
-    if place.world > 1:
+    if process.world > 1:
         from imdm_dist.parallel.groups import form_groups  # seconds to import, and of no use to one process
 
         tp_rank, tp_group, dp_group = form_groups(tensor_parallel)
     return Topology(
-        rank=place.rank,
-        world=place.world,
+        rank=process.rank,
+        world=process.world,
         tp_rank=tp_rank,
         tp=tensor_parallel,
-        dp_rank=place.rank // tensor_parallel,
-        dp=place.world // tensor_parallel,
-        device=place.device,
+        dp_rank=process.rank // tensor_parallel,
+        dp=process.world // tensor_parallel,
+        device=process.device,
         tp_group=tp_group,
         dp_group=dp_group,
         control=dist.new_group(backend="gloo"),
@@ -141,9 +141,9 @@ def start(tensor_parallel: int, model: ModelConfig, place: Place | None = None) 
 
 
 @contextmanager
-def joined(tensor_parallel: int, model: ModelConfig, place: Place | None = None) -> Iterator[Topology]:
-    """`start`, and give the groups back at the end."""
-    topology = start(tensor_parallel, model, place)
+def joined(tensor_parallel: int, model: ModelConfig, process: LaunchedProcess | None = None) -> Iterator[Topology]:
+    """`form_topology`, and give the groups back at the end."""
+    topology = form_topology(tensor_parallel, model, process)
     try:
         yield topology
     finally:

@@ -27,7 +27,7 @@ from imdm_dist.error_boundary import guarded
 from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.objectives.examples import slice_batch
 from imdm_dist.objectives.objective import Objective, objective_of
-from imdm_dist.parallel.topology import Topology, start
+from imdm_dist.parallel.topology import Topology, form_topology
 from imdm_dist.training.setup import Run
 from imdm_dist.training.state import build_state
 
@@ -81,7 +81,7 @@ def measure_steps(config: Config, vocab_size: int) -> dict[str, int]:
     """Peak memory of this rank: `baseline` before there is a model, and `peak` beyond it, bytes."""
     torch.set_flush_denormal(True)
     steady_allocator()
-    topology = start(config.engine.tensor_parallel, config.model)
+    topology = form_topology(config.engine.tensor_parallel, config.model)
     with tempfile.TemporaryDirectory() as name:
         # A first run of short rows and few tokens loads what is loaded on first use.
         take_steps(replace(config, data=replace(config.data, length=8)), 32, topology, Path(name))

@@ -15,8 +15,8 @@ from imdm_dist.config.schema import Config
 from imdm_dist.device import steady_allocator
 from imdm_dist.model import Backbone
 from imdm_dist.objectives.validation import validation_figures, validation_sums
-from imdm_dist.parallel.environment import Place, place_of_this_process
-from imdm_dist.parallel.failure import agree, all_fail_together, own_log
+from imdm_dist.parallel.environment import LaunchedProcess, this_process
+from imdm_dist.parallel.failure import agree, all_fail_together, rank_log
 from imdm_dist.parallel.replicas import check_replicas
 from imdm_dist.parallel.topology import Topology, joined
 from imdm_dist.perplexity import Perplexity
@@ -45,13 +45,13 @@ class RunContext:
     mirror: Mode
 
 
-def train(config: Config, folder: Path | str, place: Place | None = None, moments: bool = True) -> bool:
+def train(config: Config, folder: Path | str, process: LaunchedProcess | None = None, moments: bool = True) -> bool:
     """Train to the last step, from the newest whole checkpoint of `folder` if it has one.
 
     Every process of a launch calls this with the same arguments.
 
     Args:
-        place: where this process stands in the launch; None reads the launcher's environment.
+        process: where this process stands in the launch; None reads the launcher's environment.
         moments: keep what more steps would need, see `Run.moments`.
 
     Returns:
@@ -61,12 +61,12 @@ def train(config: Config, folder: Path | str, place: Place | None = None, moment
         ValueError: settings, data, initial weights or coupling do not fit, and nothing has been written; or a
             checkpoint could not be written; or gradients are not finite any more.
     """
-    place = place or place_of_this_process()
+    process = process or this_process()
     # Denormal numbers, such as squares of small gradients, would make a CPU a hundred times slower.
     with (
-        process_settings(config.train.deterministic, place.device),
+        process_settings(config.train.deterministic, process.device),
         interrupted(lambda: "no step was under way, so nothing is lost"),
-        joined(config.engine.tensor_parallel, config.model, place) as topology,
+        joined(config.engine.tensor_parallel, config.model, process) as topology,
     ):
         if topology.device.type == "cuda":
             steady_allocator()
@@ -93,7 +93,7 @@ def _prepare_and_train(config: Config, folder: Path, topology: Topology, moments
         status, minutes = LoopStatus(run.done, run.last), config.train.hang_minutes
         with (
             writer,
-            own_log(topology, folder) as log,
+            rank_log(topology, folder) as log,
             heartbeat(status, folder, topology),
             Watchdog(status, minutes, topology, watch, log, folder) if minutes else nullcontext(),
         ):

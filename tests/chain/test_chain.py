@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from imdm_dist.chain import load_chain, run_chain
-from imdm_dist.chain.chain import chain_yaml, needed
-from imdm_dist.chain.jobs import read_jobs
-from imdm_dist.chain.remembered import remember, remembered
+from imdm_dist.chain.chain import chain_yaml, last_overrides, needed, save_overrides
+from imdm_dist.chain.slurm_jobs import read_jobs
 from imdm_dist.chain.status import status
 from imdm_dist.chain.survey import survey
 from imdm_dist.checkpoint.model import load_model
@@ -197,15 +196,15 @@ def test_a_mark_that_a_power_cut_emptied_counts_as_not_there(home: Path, folders
         assert survey(ours, there, quick=True)[name].state == "half done"
     assert run(home) == folders  # goes on from what is whole, and marks it
     assert all(found.state == "whole" for found in survey(ours, there, quick=True).values())
-    before = remembered(there)
+    before = last_overrides(there)
     for content in ("", '{"a": 1}', '{"a": {"id": "x"}}', "[1]"):
         for name in ("jobs.json", "overrides.json", "orders/judge.json"):
             (there / name).parent.mkdir(exist_ok=True)
             (there / name).write_text(content)
         (folders["teacher"] / "heartbeat.json").write_text(content)
-        assert read_jobs(there) == {} and remembered(there) == []
+        assert read_jobs(there) == {} and last_overrides(there) == []
         assert {row.state for row in status(ours, there.parent)} == {"whole"}
-    remember(there, before)
+    save_overrides(there, before)
     (there / "orders" / "judge.json").unlink()
     (there / "jobs.json").unlink()
 

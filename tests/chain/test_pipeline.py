@@ -24,9 +24,9 @@ import yaml
 from imdm_dist.chain import load_chain, run_chain
 from imdm_dist.chain.chain import Chain, needed
 from imdm_dist.chain.cluster import job_text
-from imdm_dist.chain.jobs import stage_key
 from imdm_dist.chain.preflight import preflight
 from imdm_dist.chain.provenance import provenance
+from imdm_dist.chain.slurm_jobs import stage_key
 from imdm_dist.chain.stages.coupling import progress_line
 from imdm_dist.chain.stages.evaluation import check_evaluation
 from imdm_dist.chain.stages.train import check_run

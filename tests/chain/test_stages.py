@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from imdm_dist.chain import load_chain, run_chain, stage_process
-from imdm_dist.chain.chain import Chain, chain_yaml
+from imdm_dist.chain import load_chain, run_chain, work_order
+from imdm_dist.chain.chain import Chain, chain_yaml, freeze_chain
 from imdm_dist.chain.cluster import job_text
 from imdm_dist.chain.identity import stage_identity
-from imdm_dist.chain.jobs import stage_key
-from imdm_dist.chain.plans import plan_stages
 from imdm_dist.chain.provenance import provenance
-from imdm_dist.chain.remembered import freeze, write_order
+from imdm_dist.chain.slurm_jobs import stage_key
+from imdm_dist.chain.stage_plans import plan_stages
 from imdm_dist.chain.status import Row, status
 from imdm_dist.chain.survey import StageState, survey
+from imdm_dist.chain.work_order import write_order
 from imdm_dist.files import hash_json
 from imdm_dist.planning.hardware import Hardware
 from imdm_dist.registry import STAGES
@@ -169,10 +169,10 @@ def write_text(path: Path, text: str) -> Path:
 
 def test_a_process_of_a_launch_makes_it_too(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain, there = counted(home, tmp_path), tmp_path / "runs" / "tiny"
-    order = write_order(there, freeze(chain_yaml(chain), there), "counts", {"counts": there / "counts-1"})
-    monkeypatch.setattr(sys, "argv", ["stage_process", str(order)])
-    monkeypatch.setattr("imdm_dist.chain.stage_process.heed_signals", lambda: None)
-    stage_process.main()
+    order = write_order(there, freeze_chain(chain, there), "counts", {"counts": there / "counts-1"})
+    monkeypatch.setattr(sys, "argv", ["work_order", str(order)])
+    monkeypatch.setattr("imdm_dist.chain.work_order.heed_signals", lambda: None)
+    work_order.main()
     assert len(json.loads((there / "counts-1" / "counts.json").read_text())) == 3
     assert job_text(chain.stages[0]).startswith("1 node, 0 GPUs and 1 process on each")
     assert plan_stages(str(tmp_path / "chain.yaml"), [], Hardware(), None, None) == {}

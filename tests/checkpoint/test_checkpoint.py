@@ -21,7 +21,6 @@ from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
 from imdm_dist.model.dit import DitConfig
-from imdm_dist.parallel.topology import start
 
 ROOT = Path(__file__).resolve().parents[2]
 PIECES = {"weights": {"a": Piece(0, torch.arange(4.0))}, "ema": {"a": Piece(0, torch.zeros(4))}}
@@ -29,7 +28,7 @@ ABOUT = {"config": {}, "shapes": {"a": [4]}, "ranks": {"tensor_parallel": 1, "da
 
 
 def saver(folder: Path, keep_last: int = 2) -> Saver:
-    return Saver(folder, start(1, DitConfig()), Retention(keep_last))
+    return Saver(folder, form_topology(1, DitConfig()), Retention(keep_last))
 
 
 @pytest.mark.parametrize("background", [False, True])

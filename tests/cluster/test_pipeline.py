@@ -17,8 +17,8 @@ import pytest
 from imdm_dist.chain import load_chain
 from imdm_dist.chain.chain import Chain
 from imdm_dist.chain.cluster import cancel_chain, submit_chain
-from imdm_dist.chain.jobs import live_jobs, read_jobs
 from imdm_dist.chain.provenance import provenance
+from imdm_dist.chain.slurm_jobs import live_jobs, read_jobs
 from imdm_dist.chain.status import status, status_text
 from imdm_dist.launch import slurm
 from tests.cluster import tiny

@@ -67,7 +67,7 @@ def chain(home: Path, **base: dict[str, Any]) -> Path:
 
 def sbatch_options(resources: ResourcesConfig, one: bool = False) -> list[str]:
     """What a job with these resources asks for, but for its name and its log."""
-    lines = script(resources, Path("run"), one).splitlines()
+    lines = script(resources.of_one_process() if one else resources, Path("run")).splitlines()
     given = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
     return [option for option in given if not option.startswith(("--job-name", "--output"))]
 

@@ -18,7 +18,7 @@ from imdm_dist.data import TokenFile, prepare
 from imdm_dist.data.tokenizer import load_tokenizer, train_bpe
 from imdm_dist.evaluation.causal_lm import load_causal_lm
 from imdm_dist.evaluation.evaluator_files import find_evaluator
-from imdm_dist.interop.source import open_source
+from imdm_dist.interop.published import open_published
 from tests.data.test_text_files import POINTER, config_of
 
 SENTENCES = [f"Some plain words, and the number {at}." for at in range(200)]
@@ -94,7 +94,7 @@ def test_a_mask_that_begins_or_ends_rows_is_refused(tmp_path: Path, tokens: dict
         load_tokenizer(str(tmp_path / "bpe"))
 
 
-READERS: tuple[Callable[[Path], object], ...] = (open_source, load_causal_lm, lambda path: find_evaluator(str(path)))
+READERS: tuple[Callable[[Path], object], ...] = (open_published, load_causal_lm, lambda path: find_evaluator(str(path)))
 
 
 @pytest.mark.parametrize("content", ["[]", "5", '"a"', "null"])
@@ -116,7 +116,7 @@ def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:
     for name in ("a.ckpt", "a.bin", "a.safetensors"):
         (tmp_path / name).write_bytes(POINTER)
         with pytest.raises(ValueError, match=f"{name} {said}"):
-            open_source(tmp_path / name)
+            open_published(tmp_path / name)
     hub = tmp_path / "hub"
     hub.mkdir()
     (hub / "config.json").write_text("{}")
@@ -127,7 +127,7 @@ def test_pointers_of_git_lfs_are_no_weights(tmp_path: Path) -> None:
     save_file({}, hub / "model.safetensors")
     (hub / "config.json").write_bytes(POINTER)
     with pytest.raises(ValueError, match=f"config.json {said}"):
-        open_source(hub)
+        open_published(hub)
     (tmp_path / "state.json").write_bytes(POINTER)
     with pytest.raises(ValueError, match=f"state.json {said}"):
         open_checkpoint(tmp_path)

@@ -24,7 +24,6 @@ from imdm_dist.data.tokenizer import END_OF_TEXT, train_bpe
 from imdm_dist.files import read_json, sha256_file
 from imdm_dist.interop import import_checkpoint, run_folder
 from imdm_dist.interop.naming import own_name
-from imdm_dist.interop.source import Source
 from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.model.dit.public_checkpoints import deduce
@@ -216,7 +215,7 @@ def test_logits_equal_the_published_architecture(
     assert averaged.step == (1234 if has_ema else 0)
     found = averaged.tokenizer()
     assert found is not None and found.fingerprint == load_tokenizer(str(tokenizer[0])).fingerprint
-    assert report.as_dict() == read_json(tmp_path / "run" / "import.json")
+    assert asdict(report) == read_json(tmp_path / "run" / "import.json")
     assert not RAN and not any(name.startswith("strange") for name in sys.modules)
 
 
@@ -288,7 +287,7 @@ def test_published_sizes_are_known_by_their_shapes(
 ) -> None:
     with torch.device("meta"):
         model = build_backbone(DitConfig(size=size), vocab_size, 103)
-    shape = deduce(Source(Path("x"), "", {}, {}), dict(model.named_parameters()), {})
+    shape = deduce(PublishedCheckpoint(Path("x"), "", {}, {}), dict(model.named_parameters()), {})
     assert (shape.model["size"], shape.model["n_heads"]) == (size, MODEL_SIZES[size][2])
     assert shape.origins["n_heads"] == f"the size {size}"
 
@@ -505,7 +504,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(
     )
     refused(tmp_path, path, f"is hostile: .*{re.escape(named)}; nothing of it was run", tokens(tokenizer))
     with monkeypatch.context() as patch:  # and were the list of names ever too short: nothing is run all the same
-        patch.setattr("imdm_dist.interop.inert._HOSTILE", re.compile("(?!)"))
+        patch.setattr("imdm_dist.interop.safe_unpickle._HOSTILE", re.compile("(?!)"))
         try:
             import_checkpoint(path, tmp_path / "run", tokens(tokenizer))
         except ValueError as error:

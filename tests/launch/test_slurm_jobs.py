@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from imdm_dist.chain import load_chain
+from imdm_dist.chain.activity import activity_in, check_idle, noted_jobs
 from imdm_dist.chain.chain import Chain, needed
 from imdm_dist.chain.cluster import cancel_chain, submit_chain
-from imdm_dist.chain.in_hand import check_idle, in_hand, noted_jobs
-from imdm_dist.chain.jobs import Submitted, note_job
-from imdm_dist.chain.remembered import write_order
 from imdm_dist.chain.runner import make_stages
+from imdm_dist.chain.slurm_jobs import SubmittedJob, note_job
 from imdm_dist.chain.status import status
 from imdm_dist.chain.survey import survey
+from imdm_dist.chain.work_order import write_order
 from imdm_dist.config import ResourcesConfig
 from imdm_dist.coupling.progress import coupling_progress
 from imdm_dist.data import prepare
@@ -32,8 +32,7 @@ from imdm_dist.error_boundary import guarded
 from imdm_dist.exit_codes import EXIT_STOPPED
 from imdm_dist.launch import slurm
 from imdm_dist.launch.__main__ import main
-from imdm_dist.launch.restarts import count_crash
-from imdm_dist.launch.restarts import progress as made
+from imdm_dist.launch.requeue import count_crash, newest_result
 from imdm_dist.launch.submission import script, submit_run, submitted_before
 from imdm_dist.signals import SIGNALS
 from imdm_dist.training.heartbeat import LoopStatus, write_heartbeat
@@ -146,12 +145,12 @@ def test_a_script_refuses_a_limit_shorter_than_its_warning(
     hosts.say(limit=limit)
     monkeypatch.setenv("IMDM_WARNING_S", str(warning))
     if not refused:
-        slurm.need_allocation()
+        slurm.require_allocation()
         return
     with pytest.raises(
         ValueError, match="this job's time limit is 2 minutes, and 300 seconds before it the job goes back"
     ):
-        slurm.need_allocation()
+        slurm.require_allocation()
 
 
 @pytest.mark.parametrize(("given", "warning"), [({}, "300"), ({"IMDM_WARNING_S": "30"}, "30")])
@@ -310,7 +309,7 @@ def test_a_process_without_a_job_is_seen(
         (folder / "heartbeat.json").write_text(json.dumps(beat | change))
         assert status(chain, root)[0].state == "half done", change
     (folder / "heartbeat.json").write_text("")  # after a power cut
-    assert in_hand(folder, noted_jobs(root / chain.name).get(folder.name, ()), []) is None
+    assert activity_in(folder, noted_jobs(root / chain.name).get(folder.name, ()), []) is None
     # On another machine, in a job of another user.
     (folder / "heartbeat.json").write_text(json.dumps(beat | {"pid": 2**22 + 1, "host": "elsewhere", "job": "9"}))
     fake_slurm.say(accounting="9|CANCELLED by 0")
@@ -349,7 +348,7 @@ def test_a_job_that_ended_names_its_log_if_there_is_one(
     chain, root = begun[0], tmp_path / "runs"
     home = root / chain.name
     for stage, number in (("teacher", 51), ("judge", 52)):
-        note_job(home, stage, Submitted(number, "key"))
+        note_job(home, stage, SubmittedJob(number, "key"))
     fake_slurm.say(queue="\n".join(queue_line("FAILED", number) for number in (51, 52)))
     (home / "logs").mkdir()
     (home / "logs" / "teacher-51.log").touch()
@@ -446,7 +445,7 @@ def test_crashes_are_counted_anew_after_progress(tmp_path: Path) -> None:
     for name in ("", "", "step-00000010", "", "shard-00000.parquet", ""):
         if name:
             (run / name).mkdir(parents=True)
-        counts.append(count_crash(run / "logs" / "restarts-7.json", made(run)))
+        counts.append(count_crash(run / "logs" / "restarts-7.json", newest_result(run)))
     assert counts == [1, 2, 1, 2, 1, 2]
 
 

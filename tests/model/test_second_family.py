@@ -16,7 +16,7 @@ from imdm_dist.interop import import_checkpoint
 from imdm_dist.model import build_backbone, masked_rows
 from imdm_dist.model.cuts import Cut, share
 from imdm_dist.objectives.flops import MASKED
-from imdm_dist.parallel.environment import Place
+from imdm_dist.parallel.environment import LaunchedProcess
 from imdm_dist.parallel.topology import check_topology, joined
 from imdm_dist.planning.hardware import Hardware
 from imdm_dist.planning.parameters import count_parameters
@@ -128,7 +128,7 @@ def test_it_is_planned(tmp_path: Path) -> None:
     assert deeper.memory.peak > plan.memory.peak and plan_text(plan)
 
 
-def split_logits(place: Place) -> tuple[float, set[str]]:
+def split_logits(place: LaunchedProcess) -> tuple[float, set[str]]:
     """Largest difference of the logits of a divided model, and names of what is divided."""
     from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
     from imdm_dist.parallel.tensor_parallel import split

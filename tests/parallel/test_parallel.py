@@ -19,7 +19,7 @@ from imdm_dist.model import Vocabulary, build_backbone, masked_rows, sketch
 from imdm_dist.model.cuts import Cut, join, share
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.objectives.row_loss import Divergence, divergence_sum
-from imdm_dist.parallel.environment import Place, place_of_this_process
+from imdm_dist.parallel.environment import LaunchedProcess, this_process
 from imdm_dist.parallel.topology import check_topology, joined
 from tests import parity
 from tests.parity import Split, bits_equal, config_of, curve, cut_off, difference, middle, relative
@@ -101,7 +101,7 @@ def test_divisions_that_cannot_be_are_refused_with_those_that_can() -> None:
 # --- the vocabulary axis
 
 
-def split_vocabulary(place: Place, size: int, mask_id: int, kinds: Sequence[Divergence]) -> dict[str, Any]:
+def split_vocabulary(place: LaunchedProcess, size: int, mask_id: int, kinds: Sequence[Divergence]) -> dict[str, Any]:
     """What a split vocabulary computes on this rank's columns of random logits, and the gradients of its losses."""
     from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
 
@@ -110,7 +110,9 @@ def split_vocabulary(place: Place, size: int, mask_id: int, kinds: Sequence[Dive
         return compare(place, whole, SplitVocabulary(whole, topology), kinds)
 
 
-def compare(place: Place, whole: Vocabulary, split: Vocabulary, kinds: Sequence[Divergence]) -> dict[str, Any]:
+def compare(
+    place: LaunchedProcess, whole: Vocabulary, split: Vocabulary, kinds: Sequence[Divergence]
+) -> dict[str, Any]:
     size, mask_id = whole.size, whole.mask_id
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 40, size, generator=generator) * 3
@@ -149,7 +151,7 @@ def test_a_split_vocabulary_computes_what_a_whole_one_does(
         assert torch.equal(split_tokens, tokens)
 
 
-def draw_from_no_distributions(place: Place, size: int, mask_id: int) -> tuple[Tensor, Tensor]:
+def draw_from_no_distributions(place: LaunchedProcess, size: int, mask_id: int) -> tuple[Tensor, Tensor]:
     """Tokens that a whole and a split vocabulary draw from rows with one odd logit, at each place in turn."""
     from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
 
@@ -181,7 +183,7 @@ def test_every_rank_sees_which_rows_are_no_distribution(
         assert whole[-2:].tolist() == [mask_id, size // 2]
 
 
-def split_sample(place: Place, kind: str) -> list[Tensor]:
+def split_sample(place: LaunchedProcess, kind: str) -> list[Tensor]:
     """Tokens sampled by a whole model and by its split, in float64."""
     from imdm_dist.diffusion.sampler import sample
     from imdm_dist.parallel.tensor_parallel import split
@@ -200,7 +202,7 @@ def test_a_split_model_samples_the_same_tokens(ranks: Callable[[int], Ranks], ki
         assert torch.equal(whole, split)
 
 
-def split_logits(place: Place, kind: str) -> tuple[float, list[str], bool]:
+def split_logits(place: LaunchedProcess, kind: str) -> tuple[float, list[str], bool]:
     """Largest difference of the logits, padding aside, and the parameters that each rank has."""
     from imdm_dist.parallel.sharded_vocabulary import SplitVocabulary
     from imdm_dist.parallel.tensor_parallel import split
@@ -337,7 +339,7 @@ def test_replicas_stay_equal_with_dropout(home: Path, ranks: Callable[[int], Ran
     assert ranks(4).run(parity.run, config, str(home / "replicas")) == [True] * 4
 
 
-def differing_replica(place: Place) -> str:
+def differing_replica(place: LaunchedProcess) -> str:
     from imdm_dist.parallel.replicas import check_replicas
 
     tensors = {"a": torch.ones(3), "b": torch.full((2,), 1.0 + (place.rank == 1) * 2**-23)}
@@ -387,22 +389,22 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_STEP_NUM
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Place()),
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1, "env://")),
+        ({}, LaunchedProcess()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, LaunchedProcess(3, 8, 1, "env://")),
         # A batch script and a single task are one process each.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, Place()),
-        ({"WORLD_SIZE": "4", "SLURM_JOB_ID": "7"}, Place()),  # a script's own, for another tool
-        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, LaunchedProcess()),
+        ({"WORLD_SIZE": "4", "SLURM_JOB_ID": "7"}, LaunchedProcess()),  # a script's own, for another tool
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, LaunchedProcess()),
     ],
 )
 def test_launchers_are_recognised(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Place
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: LaunchedProcess
 ) -> None:
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert place_of_this_process() == expected
+    assert this_process() == expected
 
 
 def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(
@@ -419,7 +421,7 @@ def test_tasks_of_srun_meet_on_the_first_node_at_a_port_of_their_step(
     places = []
     for job in ("1234", "1235"):
         monkeypatch.setenv("SLURM_JOB_ID", job)
-        places.append(place_of_this_process())
+        places.append(this_process())
     assert [(place.rank, place.world, place.local_rank) for place in places] == [(2, 4, 0)] * 2
     assert all(place.init_method.startswith("tcp://node7:") for place in places)
     assert places[0].init_method != places[1].init_method
@@ -456,4 +458,4 @@ def test_what_a_launcher_would_not_set_is_named(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"^the environment has .*{said}"):
-        place_of_this_process()
+        this_process()

@@ -16,7 +16,7 @@ import torch
 from packaging.requirements import Requirement
 from torch import Tensor, nn
 
-from imdm_dist.chain.checks import Checks
+from imdm_dist.chain.problems import StageProblems
 from imdm_dist.chain.stages.train import check_training
 from imdm_dist.config import EngineConfig, OptimizerConfig
 from imdm_dist.config.load import load_config
@@ -135,9 +135,9 @@ def test_what_an_engine_cannot_do_is_a_line() -> None:
             engine_of(config.engine)
     with pytest.raises(ValueError, match="engine.kind is 'deepsped': did you mean deepspeed"):
         engine_of(EngineConfig(kind="deepsped"))
-    checks = Checks()
-    check_training("", load_config(Config, None, ["engine.kind=plane", "train.steps=1"]), None, 1, False, checks)
-    assert checks.problems() == ["engine.kind is 'plane': did you mean plain?"]
+    problems = StageProblems()
+    check_training("", load_config(Config, None, ["engine.kind=plane", "train.steps=1"]), None, 1, False, problems)
+    assert problems.lines() == ["engine.kind is 'plane': did you mean plain?"]
 
 
 # --- the optimizer's state, which each library keeps in its own way

@@ -1,4 +1,4 @@
-"""A coupling: pairs of noise and text by rollouts of a teacher, in shards."""
+"""Stage `coupling`: pairs of noise and text by rollouts of a teacher, in shards."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imdm_dist.chain.checks import Checks, ids_of
 from imdm_dist.chain.preflight import check_folder
+from imdm_dist.chain.problems import StageProblems, largest_vocabulary
 from imdm_dist.chain.rollouts import generate_coupling
 from imdm_dist.chain.stage import Stage, StageProgress, input_of
 from imdm_dist.config import Config
@@ -53,18 +53,20 @@ class Coupling(Stage):
             return None
         return StageProgress(there.text, duration(there.time_left) if there.time_left else "")
 
-    def record(self, stages: Mapping[str, Stage], checks: Checks) -> ModelRecord | None:
-        return stages[self.teacher].record(stages, checks)
+    def record(self, stages: Mapping[str, Stage], problems: StageProblems) -> ModelRecord | None:
+        return stages[self.teacher].record(stages, problems)
 
-    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
-        checks.look_up(self.name, SOURCES.get, self.config.coupling.source)
-        teacher = self.record(stages, checks)
+    def input_problems(
+        self, rows: RowFormat | None, stages: Mapping[str, Stage], problems: StageProblems
+    ) -> Iterator[str]:
+        problems.attempt(self.name, SOURCES.get, self.config.coupling.source)
+        teacher = self.record(stages, problems)
         if teacher and rows and self.config.coupling.kind == "perturbed":  # the other kind reads no text
             if problem := teacher.tokens.unlike(rows):
                 yield f"the teacher, stage {self.teacher}, {problem}"
 
     def written_bytes(self, rows: RowFormat) -> float:
-        return plan_coupling(self.config, Hardware(), ids_of(rows)).file_bytes
+        return plan_coupling(self.config, Hardware(), largest_vocabulary(rows)).file_bytes
 
     def plan(self, stages: Mapping[str, Stage], hardware: Hardware, vocab_size: int | None) -> CouplingPlan:
         config = replace(self.config, model=stages[self.teacher].config.model)
@@ -88,10 +90,10 @@ def coupling_problems(config: Config, learned: DataConfig, teacher: str | None, 
                 raise ValueError(f"the teacher {problem}")
 
     needed = plan_coupling(config, Hardware(), vocab_size=2).file_bytes  # of any vocabulary
-    checks = Checks()
-    checks.look_up("", check_teacher)
-    checks.look_up("", check_folder, place, needed, "name another folder with --out")
-    return checks.problems()
+    problems = StageProblems()
+    problems.attempt("", check_teacher)
+    problems.attempt("", check_folder, place, needed, "name another folder with --out")
+    return problems.lines()
 
 
 def progress_line(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""An evaluation: a table of models."""
+"""Stage `evaluation`: a table of models by step count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from imdm_dist.chain.checks import Checks
+from imdm_dist.chain.problems import StageProblems
 from imdm_dist.chain.stage import Stage, input_of
 from imdm_dist.config import Config
 from imdm_dist.coupling import Coupling
@@ -50,21 +50,23 @@ class Evaluation(Stage):
         evaluator = folders.get(self.evaluator, Path(self.evaluator)) if self.evaluator else None
         evaluate(self.config, prepare(self.config.data), candidates, evaluator, folders[self.name])
 
-    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
+    def input_problems(
+        self, rows: RowFormat | None, stages: Mapping[str, Stage], problems: StageProblems
+    ) -> Iterator[str]:
         for metric in self.config.evaluation.metrics:
-            checks.look_up(self.name, METRICS.get, metric)
-        checks.look_up(self.name, SOURCES.get, self.config.evaluation.source)
+            problems.attempt(self.name, METRICS.get, metric)
+        problems.attempt(self.name, SOURCES.get, self.config.evaluation.source)
         for label, name in self.models.items():
-            model = stages[name].record(stages, checks)
+            model = stages[name].record(stages, problems)
             if model and rows and (problem := model.tokens.unlike(rows)):
                 yield f"model {label}, stage {name}, {problem}"
         if self.evaluator in stages:
-            made = stages[self.evaluator].record(stages, checks)
+            made = stages[self.evaluator].record(stages, problems)
             # It reads rows as long as its own and shorter ones.
             if made and rows and (problem := made.tokens.unlike(rows, length=made.tokens.length < rows.length)):
                 yield f"the evaluator, stage {self.evaluator}, {problem}"
         elif self.evaluator:
-            for problem in checks.look_up(self.name, evaluator_problems, self.evaluator, rows) or ():
+            for problem in problems.attempt(self.name, evaluator_problems, self.evaluator, rows) or ():
                 yield f"{problem} ({self.name}/evaluator=PATH)"
 
     def written_bytes(self, rows: RowFormat) -> float:
@@ -98,14 +100,14 @@ def check_evaluation(
     Raises:
         ValueError, ProblemsError: a model, the evaluator or the coupling is missing, cut off or does not fit the data.
     """
-    checks = Checks()
-    rows = checks.tokens("", config.data)
+    problems = StageProblems()
+    rows = problems.tokens("", config.data)
     for name, folder in models.items():
-        record = checks.look_up("", given_model, folder, f"--model {name}", config.evaluation.weights)
+        record = problems.attempt("", given_model, folder, f"--model {name}", config.evaluation.weights)
         if record and rows and (problem := record.tokens.unlike(rows)):
-            checks.add("", f"model {name} {problem}")
+            problems.add("", f"model {name} {problem}")
     if evaluator:
-        checks.add("", *evaluator_problems(evaluator, rows))
+        problems.add("", *evaluator_problems(evaluator, rows))
     if reference:
-        checks.look_up("", coupling_tokens, Path(reference))
-    refuse(checks.problems())
+        problems.attempt("", coupling_tokens, Path(reference))
+    refuse(problems.lines())

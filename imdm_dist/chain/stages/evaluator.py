@@ -1,4 +1,4 @@
-"""An evaluator: a small causal language model that scores samples, for machines without GPT-2-large."""
+"""Stage `evaluator`: trains a small causal language model that scores samples, for machines without GPT-2-large."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imdm_dist.chain.checks import ids_of
+from imdm_dist.chain.problems import largest_vocabulary
 from imdm_dist.chain.stage import Stage
 from imdm_dist.data import prepare
 from imdm_dist.data.row_format import RowFormat
@@ -33,4 +33,4 @@ class Evaluator(Stage):
 
     def written_bytes(self, rows: RowFormat) -> float:
         model, width = self.config.evaluator, self.config.evaluator.hidden_dim
-        return float(WEIGHT_BYTES * (12 * model.n_blocks * width**2 + ids_of(rows) * width))
+        return float(WEIGHT_BYTES * (12 * model.n_blocks * width**2 + largest_vocabulary(rows) * width))

@@ -1,4 +1,4 @@
-"""A model that is there: a run, or an imported checkpoint."""
+"""Stage `given`: a model that is there already, from a run or an imported checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imdm_dist.chain.checks import Checks
+from imdm_dist.chain.problems import StageProblems
 from imdm_dist.chain.stage import Stage
 from imdm_dist.checkpoint.read import find_checkpoint
 from imdm_dist.files import hash_json
@@ -39,8 +39,8 @@ class Given(Stage):
         given_model(folder, self._setting)
         return hash_json(find_checkpoint(folder, quick=True).state["files"])
 
-    def record(self, stages: Mapping[str, Stage], checks: Checks) -> ModelRecord | None:
-        found: ModelRecord | None = checks.look_up(self.name, given_model, self.given_folder(), self._setting)
+    def record(self, stages: Mapping[str, Stage], problems: StageProblems) -> ModelRecord | None:
+        found: ModelRecord | None = problems.attempt(self.name, given_model, self.given_folder(), self._setting)
         return found
 
     @property

@@ -1,4 +1,4 @@
-"""Training: a teacher, or a student by SDTT or ReDi."""
+"""Stage `train`: a training run, of a teacher or of a student by SDTT or ReDi."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from imdm_dist.chain.checks import Checks, ids_of
-from imdm_dist.chain.in_hand import STALE_S, heartbeat_of
+from imdm_dist.chain.activity import STALE_S, heartbeat_of
+from imdm_dist.chain.problems import StageProblems, largest_vocabulary
 from imdm_dist.chain.stage import Stage, StageProgress, input_of
 from imdm_dist.checkpoint.format import STATE_BYTES
 from imdm_dist.checkpoint.read import find_checkpoint, newest_checkpoint
@@ -87,17 +87,19 @@ class Train(Stage):
         loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
         return StageProgress(f"step {beat.step:,} of {beat.last:,}{loss}", left, silent)
 
-    def input_problems(self, rows: RowFormat | None, stages: Mapping[str, Stage], checks: Checks) -> Iterator[str]:
-        if self.init and (init := stages[self.init].record(stages, checks)) and rows:
+    def input_problems(
+        self, rows: RowFormat | None, stages: Mapping[str, Stage], problems: StageProblems
+    ) -> Iterator[str]:
+        if self.init and (init := stages[self.init].record(stages, problems)) and rows:
             what = f"model of stage {self.init}" if stages[self.init].made else "given model"
             for problem in misfits(init, self.config, rows):
                 yield f"the {what} {problem}"
-        if self.coupling and (pairs := stages[self.coupling].record(stages, checks)) and rows:
+        if self.coupling and (pairs := stages[self.coupling].record(stages, problems)) and rows:
             if unlike := coupling_misfit(pairs.tokens, rows):
                 yield f"the coupling of stage {self.coupling} {unlike}"
 
-    def check_machines(self, rows: RowFormat | None, world: int, in_job: bool, checks: Checks) -> None:
-        check_training(self.name, self.config, rows, world or self.config.resources.world, in_job, checks)
+    def check_machines(self, rows: RowFormat | None, world: int, in_job: bool, problems: StageProblems) -> None:
+        check_training(self.name, self.config, rows, world or self.config.resources.world, in_job, problems)
 
     def written_bytes(self, rows: RowFormat) -> float:
         return checkpoint_bytes(self.config, rows)
@@ -107,15 +109,15 @@ class Train(Stage):
 
 
 def check_training(
-    stage: str, config: Config, rows: RowFormat | None, world: int, in_job: bool, checks: Checks
+    stage: str, config: Config, rows: RowFormat | None, world: int, in_job: bool, problems: StageProblems
 ) -> None:
     """Check a run's steps, divisions and memory."""
-    checks.look_up(stage, total_steps, config)
-    checks.look_up(stage, engine_of, config.engine)
+    problems.attempt(stage, total_steps, config)
+    problems.attempt(stage, engine_of, config.engine)
     if in_job:
-        checks.look_up(stage, check_compile, config.engine, default_device())
+        problems.attempt(stage, check_compile, config.engine, default_device())
     # What divides does so for any vocabulary.
-    checks.look_up(stage, _check_memory, config, ids_of(rows) if rows else 2, world, in_job)
+    problems.attempt(stage, _check_memory, config, largest_vocabulary(rows) if rows else 2, world, in_job)
 
 
 def _check_memory(config: Config, vocabulary: int, world: int, in_job: bool) -> None:
@@ -132,7 +134,7 @@ def _check_memory(config: Config, vocabulary: int, world: int, in_job: bool) -> 
 
 def checkpoint_bytes(config: Config, rows: RowFormat) -> float:
     """Bytes of the checkpoints that a run keeps."""
-    whole = count_parameters(config.model, ids_of(rows)).total
+    whole = count_parameters(config.model, largest_vocabulary(rows)).total
     return float(whole * STATE_BYTES * (config.train.keep_last + 1))
 
 
@@ -142,10 +144,10 @@ def check_run(config: Config) -> float:
     Raises:
         ValueError, ProblemsError: something is missing or does not fit.
     """
-    checks = Checks()
-    rows = checks.tokens("", config.data)
-    checks.look_up("", check_inputs, config)
-    check_training("", config, rows, config.resources.world, False, checks)
-    refuse(checks.problems())
+    problems = StageProblems()
+    rows = problems.tokens("", config.data)
+    problems.attempt("", check_inputs, config)
+    check_training("", config, rows, config.resources.world, False, problems)
+    refuse(problems.lines())
     assert rows is not None
     return checkpoint_bytes(config, rows)

@@ -1,20 +1,22 @@
-"""Who is at work on a stage: told by what its processes leave in files, so jobs of slurm/*.sh are seen too.
+"""Activity: whether a process or a SLURM job is at work on a stage or a run.
 
-Whoever starts the processes of a stage notes its job in `orders/`, and training its own in `heartbeat.json`.
+It is told by files: whoever launches the processes of a stage notes its job in a work order, and training its own in
+`heartbeat.json`. So jobs of slurm/*.sh, which the package has not submitted, are seen too.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from imdm_dist import run_files
-from imdm_dist.chain.remembered import ORDERS
+from imdm_dist.chain.slurm_jobs import live_jobs
+from imdm_dist.chain.survey import StageState
+from imdm_dist.chain.work_order import jobs_of_orders
 from imdm_dist.coupling.lease import process_start
-from imdm_dist.files import read_record
 from imdm_dist.launch import slurm
 from imdm_dist.training.heartbeat import Heartbeat, read_heartbeat
 
@@ -23,12 +25,12 @@ STALE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Hand:
+class Activity:
     """Who is at work on a stage."""
 
     job: int
     """In the user's queue; 0 if it is none of these."""
-    where: str = ""
+    process: str = ""
     """In words, if there is no such job."""
 
 
@@ -41,23 +43,21 @@ def heartbeat_of(folder: Path) -> Heartbeat | None:
 
 def noted_jobs(home: Path) -> dict[str, set[str]]:
     """The jobs that noted themselves at work in the folders of a chain, by the folder's name; old ones too."""
-    noted: dict[str, set[str]] = {}
-    for path in home.glob(f"{ORDERS}/*.json"):
-        noted.setdefault(path.stem, set()).add((read_record(path, job=str) or {}).get("job", ""))
+    noted = {folder: {job} for folder, (job, _) in jobs_of_orders(home).items()}
     for path in home.glob(f"*/{run_files.HEARTBEAT}"):
         if (beat := heartbeat_of(path.parent)) is not None:
             noted.setdefault(path.parent.name, set()).add(beat.job)
     return {folder: jobs - {""} for folder, jobs in noted.items() if jobs - {""}}
 
 
-def noted_log(home: Path, folder: Path) -> tuple[str, str]:
-    """The last job that began work in a folder, and its log; empty where none did, or where it has none."""
-    path = home / ORDERS / f"{folder.name}.json"
-    order = read_record(path, job=str, log=str)
-    return (order["job"], order["log"]) if order else ("", "")
+def chain_jobs(home: Path, queue: list[slurm.Job]) -> set[int]:
+    """Ids of a chain's jobs that wait or run: those that were submitted for it, and those at work in its folder."""
+    noted = set().union(*noted_jobs(home).values())
+    at_work = {job.id for job in queue if str(job.id) in noted and job.state not in slurm.OVER}
+    return at_work | {job.id for job in live_jobs(home, queue).values()}
 
 
-def in_hand(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Hand | None:
+def activity_in(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Activity | None:
     """Who is at work in a stage's folder; None if nobody is, as far as files and the user's queue tell.
 
     Args:
@@ -65,12 +65,21 @@ def in_hand(folder: Path, jobs: Collection[str], queue: list[slurm.Job]) -> Hand
     """
     for job in queue:
         if str(job.id) in jobs and job.state not in slurm.OVER:
-            return Hand(job.id)
+            return Activity(job.id)
     beat = heartbeat_of(folder)
     if beat is None or beat.ended or beat.age > STALE_S or _gone(beat, queue):
         return None
     job_of = f"job {beat.job}, " if beat.job else ""
-    return Hand(0, f"{job_of}process {beat.pid} on {beat.host}")
+    return Activity(0, f"{job_of}process {beat.pid} on {beat.host}")
+
+
+def activities(states: Iterable[StageState], home: Path, queue: list[slurm.Job]) -> dict[str, Activity]:
+    """Who is at work on stages of the chain in `home` that are not whole, by the stage's name."""
+    noted, found = noted_jobs(home), {}
+    for state in states:
+        if state.folder is not None and state.state != "whole" and state.stage.made:
+            found[state.stage.name] = activity_in(state.folder, noted.get(state.folder.name, ()), queue)
+    return {name: activity for name, activity in found.items() if activity is not None}
 
 
 def check_idle(folder: Path, jobs: Collection[str]) -> None:
@@ -83,9 +92,9 @@ def check_idle(folder: Path, jobs: Collection[str]) -> None:
         ValueError: somebody is.
     """
     beat = heartbeat_of(folder)
-    hand = in_hand(folder, {*jobs, *([beat.job] if beat is not None and beat.job else [])}, slurm.queue())
-    if hand is not None:
-        who = f"job {hand.job}" if hand.job else hand.where
+    activity = activity_in(folder, {*jobs, *([beat.job] if beat is not None and beat.job else [])}, slurm.queue())
+    if activity is not None:
+        who = f"job {activity.job}" if activity.job else activity.process
         raise ValueError(f"{folder} is being made by {who}: wait for its end, or stop it first (scancel)")
 
 

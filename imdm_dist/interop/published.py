@@ -1,4 +1,4 @@
-"""Published checkpoints as files: what is in them, whatever they are packed in.
+"""Reads published checkpoints: tensors, settings and moving average, whatever container they are in.
 
 A Lightning file holds `state_dict`, the moving average as an unnamed list, and its settings as foreign objects; a hub
 folder holds `model.safetensors` or `pytorch_model.bin` beside `config.json`; and a file may hold named tensors alone.
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from imdm_dist.files import read_json, refuse_lfs_pointers, refuse_no_objects
-from imdm_dist.interop.inert import NO_SUMS, Inert, check_sums, read_torch_file
+from imdm_dist.interop.safe_unpickle import NO_SUMS, StandIn, check_sums, read_torch_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a hub folder, the better one first."""
@@ -42,7 +42,7 @@ class Ema:
 
 
 @dataclass(frozen=True)
-class Source:
+class PublishedCheckpoint:
     """An opened checkpoint; its tensors are mapped from the file where the format allows it."""
 
     path: Path
@@ -72,7 +72,7 @@ class Source:
         return None
 
 
-def open_source(path: Path) -> Source:
+def open_published(path: Path) -> PublishedCheckpoint:
     """Open a checkpoint file or a hub folder.
 
     Raises:
@@ -88,7 +88,7 @@ def open_source(path: Path) -> Source:
     return _open_file(found[0], path / "config.json")
 
 
-def _open_file(path: Path, config: Path | None) -> Source:
+def _open_file(path: Path, config: Path | None) -> PublishedCheckpoint:
     refuse_lfs_pointers(path)
     if config is not None:
         refuse_no_objects(config)
@@ -96,21 +96,21 @@ def _open_file(path: Path, config: Path | None) -> Source:
     folder = "hub folder, " if config is not None else ""
     if path.suffix == ".safetensors":
         try:
-            return Source(path, f"{folder}safetensors", load_file(path), settings)
+            return PublishedCheckpoint(path, f"{folder}safetensors", load_file(path), settings)
         except SafetensorError as error:
             raise ValueError(f"{path} is no safetensors file, or is cut off ({error}): download it again") from None
     content = read_torch_file(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         return _lightning(path, content, settings)
-    return Source(path, f"{folder}torch file", _named_tensors(path, content), settings, check_sums(path))
+    return PublishedCheckpoint(path, f"{folder}torch file", _named_tensors(path, content), settings, check_sums(path))
 
 
-def _lightning(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> Source:
+def _lightning(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> PublishedCheckpoint:
     found = plain(content.get("hyper_parameters"))
     if isinstance(found, dict):
         settings = found["config"] if isinstance(found.get("config"), dict) else found
     step = content.get("global_step")
-    return Source(
+    return PublishedCheckpoint(
         path=path,
         container="Lightning checkpoint" if "pytorch-lightning_version" in content else "torch file with a state_dict",
         tensors=_named_tensors(path, content["state_dict"]),
@@ -146,7 +146,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     """Numbers, words, lists and dictionaries of unpickled settings, OmegaConf's included; None for anything else."""
     if depth > _DEEPEST:
         return None
-    if isinstance(value, Inert) and isinstance(value.state, dict):
+    if isinstance(value, StandIn) and isinstance(value.state, dict):
         value = value.state.get("_content", value.state.get("_val"))  # OmegaConf's containers and leaves
     if isinstance(value, dict):
         return {str(name): plain(one, depth + 1) for name, one in value.items()}

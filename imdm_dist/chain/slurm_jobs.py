@@ -1,4 +1,4 @@
-"""The jobs of a chain: which stage each of them makes, told by its name in the queue."""
+"""The SLURM jobs of a chain: which stage each of them makes, told by its name in the queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA = "prepare_data"
 
 
 @dataclass(frozen=True)
-class Submitted:
+class SubmittedJob:
     """A job that was submitted for a stage."""
 
     id: int
@@ -26,7 +26,7 @@ class Submitted:
     """Hash of what it was to make."""
 
 
-_SUBMITTED = {"id": int, "key": str}
+_JOB_FIELDS = {"id": int, "key": str}
 
 
 def stage_key(chain: Chain, stage: Stage, home: Path) -> str:
@@ -43,38 +43,38 @@ def job_name(home: Path, what: str, key: str) -> str:
     Args:
         home: folder of the chain; other folders' jobs are another chain's.
     """
-    return f"{home.name}.{what}.{_place(home)}.{key}"
+    return f"{home.name}.{what}.{_folder_hash(home)}.{key}"
 
 
-def _place(home: Path) -> str:
+def _folder_hash(home: Path) -> str:
     return hash_json(str(home.resolve()))[:6]
 
 
-def read_jobs(home: Path) -> dict[str, Submitted]:
+def read_jobs(home: Path) -> dict[str, SubmittedJob]:
     """The last job of each stage."""
     jobs = read_record(home / JOBS) or {}
-    whole = {stage: job for stage, job in jobs.items() if isinstance(job, dict) and has_fields(job, _SUBMITTED)}
-    return {stage: Submitted(**{name: job[name] for name in _SUBMITTED}) for stage, job in whole.items()}
+    whole = {stage: job for stage, job in jobs.items() if isinstance(job, dict) and has_fields(job, _JOB_FIELDS)}
+    return {stage: SubmittedJob(**{name: job[name] for name in _JOB_FIELDS}) for stage, job in whole.items()}
 
 
-def note_job(home: Path, stage: str, job: Submitted) -> None:
+def note_job(home: Path, stage: str, job: SubmittedJob) -> None:
     """Keep a stage's last job."""
     jobs = read_jobs(home) | {stage: job}
     write_json(home / JOBS, {name: asdict(one) for name, one in jobs.items()})
 
 
-def live_jobs(home: Path, queue: list[slurm.Job]) -> dict[str, Submitted]:
+def live_jobs(home: Path, queue: list[slurm.Job]) -> dict[str, SubmittedJob]:
     """Jobs of the chain in this folder that wait or run, by stage."""
     live = {}
     for job in queue:
         name, _, key = job.name.rpartition(".")
-        stage = name.removeprefix(f"{home.name}.").removesuffix(f".{_place(home)}")
-        if name == f"{home.name}.{stage}.{_place(home)}" and job.state not in slurm.OVER:
-            live[stage] = Submitted(job.id, key)
+        stage = name.removeprefix(f"{home.name}.").removesuffix(f".{_folder_hash(home)}")
+        if name == f"{home.name}.{stage}.{_folder_hash(home)}" and job.state not in slurm.OVER:
+            live[stage] = SubmittedJob(job.id, key)
     return live
 
 
-def states(jobs: Mapping[str, Submitted], queue: list[slurm.Job]) -> dict[str, list[slurm.Job]]:
+def job_states(jobs: Mapping[str, SubmittedJob], queue: list[slurm.Job]) -> dict[str, list[slurm.Job]]:
     """What the queue, or else accounting, knows of each stage's job: one entry, or one for each element of an array."""
     known = {stage: [entry for entry in queue if entry.id == job.id] for stage, job in jobs.items()}
     forgotten = [jobs[stage].id for stage, entries in known.items() if not entries]

@@ -1,4 +1,4 @@
-"""Files of `torch.save` from strangers: tensors and plain containers are read, nothing else ever runs.
+"""Safe unpickling of `torch.save` files from untrusted sources: tensors and plain containers are read, nothing runs.
 
 A Lightning checkpoint pickles configuration and tokenizer objects beside its weights. torch's safe reader
 (`weights_only`) refuses such a file for the names it does not know. Here each of those names gets a stand-in: a class
@@ -38,7 +38,7 @@ _HOSTILE = re.compile(
 _DICTIONARIES = {"builtins.dict", "collections.defaultdict"}
 
 
-class Inert:
+class StandIn:
     """Stands for an object of a class that is not loaded; the name of its type is the class's."""
 
     state: Any = None
@@ -54,7 +54,7 @@ class Inert:
         self.state = state
 
 
-class _InertDictionary(Inert):
+class _StandInDictionary(StandIn):
     """Stands for a kind of dictionary: torch's reader puts items into plain ones only."""
 
     def __new__(cls, *args: Any, **named: Any) -> Any:
@@ -62,7 +62,7 @@ class _InertDictionary(Inert):
 
 
 def read_torch_file(path: Path) -> Any:
-    """What `torch.save` put into a file, with `Inert` objects in place of those of unknown classes.
+    """What `torch.save` put into a file, with `StandIn` objects in place of those of unknown classes.
 
     Tensors of a zip file are mapped, not read, until they are used. Those of older files are read.
 
@@ -144,9 +144,9 @@ def _checked(path: Path, names: set[str]) -> set[str]:
     return names
 
 
-def _stand_in(name: str) -> type[Inert]:
+def _stand_in(name: str) -> type[StandIn]:
     is_dictionary = name in _DICTIONARIES or name.endswith(".AttributeDict")
-    return type(name, (_InertDictionary if is_dictionary else Inert,), {})
+    return type(name, (_StandInDictionary if is_dictionary else StandIn,), {})
 
 
 def _cause(error: Exception) -> str:

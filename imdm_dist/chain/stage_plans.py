@@ -1,4 +1,4 @@
-"""Plans of what a YAML file describes: one run, or the stages of a chain that take long."""
+"""Plans (parameters, memory, time) of what a YAML file describes: one run, or the stages of a chain that take long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found wrong with a chain before anything is made: problems by stage, and what was looked up for them."""
+"""Collects what is wrong with the stages of a chain before anything is made, so that all of it is said at once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from imdm_dist.error_boundary import in_a_line
 from imdm_dist.problems import ProblemsError
 
 
-class Checks:
-    """Problems of stages, or of what is no stage: its name is empty. What several ask for is looked up once."""
+class StageProblems:
+    """Problems by stage; those of no stage in particular have an empty name. What several ask for is read once."""
 
     def __init__(self) -> None:
         self._stages: dict[str, list[str]] = {}
         """By problem."""
-        self._look_up = functools.cache(_found)
+        self._cached = functools.cache(_result_or_problems)
 
-    def problems(self) -> list[str]:
+    def lines(self) -> list[str]:
         """A line for each problem."""
         return [
             (f"stage {first}: " if first else "") + problem + (f" (also stage {', '.join(others)})" if others else "")
@@ -28,29 +28,29 @@ class Checks:
         ]
 
     def add(self, stage: str, *problems: str) -> None:
-        """Keep problems of a stage."""
+        """Add problems of a stage."""
         for problem in problems:
             stages = self._stages.setdefault(problem, [])
             if stage not in stages:
                 stages.append(stage)
 
-    def look_up(self, stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns; None where it raises ValueError or OSError, with that kept as the stage's problems.
+    def attempt(self, stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns; None where it raises ValueError or OSError, which is added to the stage's problems.
 
         Args:
             arguments: hashable.
         """
-        found, problems = self._look_up(function, *arguments)
+        result, problems = self._cached(function, *arguments)
         self.add(stage, *problems)
-        return found
+        return result
 
     def tokens(self, stage: str, data: DataConfig) -> RowFormat | None:
-        """The tokens of a stage's data; None, with the problem kept, where they are not to be had."""
-        found: RowFormat | None = self.look_up(stage, row_format, data)
-        return found
+        """The tokens of a stage's data; None, with the problem added, where they are not to be had."""
+        tokens: RowFormat | None = self.attempt(stage, row_format, data)
+        return tokens
 
 
-def _found(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:
+def _result_or_problems(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:
     try:
         return function(*arguments), []
     except ProblemsError as error:
@@ -59,6 +59,6 @@ def _found(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str
         return None, [in_a_line(error)]
 
 
-def ids_of(rows: RowFormat) -> int:
+def largest_vocabulary(rows: RowFormat) -> int:
     """Size of the vocabulary; the largest that it can have, where it is not known yet."""
     return rows.vocab_size or rows.most

@@ -1,4 +1,4 @@
-"""The stages of a chain's file, held against what a stage may say, before anything is made of them."""
+"""Validates the entries of a chain's file: names, keys, and that each stage starts from fitting stages above it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imdm_dist.chain.stage import Input, Stage
 from imdm_dist.files import check_name
 from imdm_dist.registry import STAGES
 
-EVERY = ("name", "kind", "set")
+COMMON_KEYS = ("name", "kind", "set")
 """Keys of every entry."""
 Entry = dict[str, Any]
 
@@ -71,13 +71,15 @@ def check_section(value: Any, what: str) -> dict[str, Any]:
 
 def _check_keys(where: str, entry: Entry, cls: type[Stage]) -> None:
     own, inputs = cls.own_fields(), cls.inputs_by_key()
-    known = list(dict.fromkeys([*EVERY, *own, *(key for kind in STAGES.names for key in class_of(kind).own_fields())]))
+    known = list(
+        dict.fromkeys([*COMMON_KEYS, *own, *(key for kind in STAGES.names for key in class_of(kind).own_fields())])
+    )
     for key, value in entry.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it may have {', '.join([*EVERY, *own])}"
+            hint = f"did you mean {near[0]}?" if near else f"it may have {', '.join([*COMMON_KEYS, *own])}"
             raise ValueError(f"{where} has an unknown key {key}: {hint}")
-        if key in EVERY or value is None:
+        if key in COMMON_KEYS or value is None:
             continue
         if key not in own:
             raise ValueError(f"{where} has {key}, which a stage of kind {entry['kind']} does not read: leave it out")

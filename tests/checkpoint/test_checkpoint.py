@@ -21,6 +21,7 @@ from imdm_dist.checkpoint.retain import Retention
 from imdm_dist.checkpoint.write import Saver, owners
 from imdm_dist.config import Config, DataConfig, TrainConfig, to_dict
 from imdm_dist.model.dit import DitConfig
+from imdm_dist.parallel.topology import form_topology
 
 ROOT = Path(__file__).resolve().parents[2]
 PIECES = {"weights": {"a": Piece(0, torch.arange(4.0))}, "ema": {"a": Piece(0, torch.zeros(4))}}

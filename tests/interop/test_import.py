@@ -8,6 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from imdm_dist.data.tokenizer import END_OF_TEXT, train_bpe
 from imdm_dist.files import read_json, sha256_file
 from imdm_dist.interop import import_checkpoint, run_folder
 from imdm_dist.interop.naming import own_name
+from imdm_dist.interop.published import PublishedCheckpoint
 from imdm_dist.model import Backbone, build_backbone
 from imdm_dist.model.dit import DitConfig
 from imdm_dist.model.dit.public_checkpoints import deduce

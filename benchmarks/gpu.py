@@ -106,7 +106,7 @@ def table(content: dict[str, Any]) -> str:
     lines += ["| Part | What | Found | Limit | |", "|:---|:---|---:|---:|:---|"]
     for name, found in content["parts"].items():
         for row in found["rows"]:
-            verdict = {True: "passed", False: "FAILED"}.get(row.get("passed"), "")  # type: ignore[arg-type]
+            verdict = "" if row.get("passed") is None else "passed" if row["passed"] else "FAILED"
             limit = f"{row['limit']:.3g}" if "limit" in row else ""
             value = "not finite" if row["found"] is None else f"{row['found']:,.4g} {row.get('unit', '')}".strip()
             lines.append(f"| {name} | {row['what']} | {value} | {limit} | {verdict} |")

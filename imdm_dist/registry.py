@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -21,10 +22,11 @@ class Registry:
     Args:
         setting: the setting that names one, for messages: objective.kind.
         places: `module:Class` by name.
+        base: `module:Class` that all extend; empty: they are functions.
     """
 
-    def __init__(self, setting: str, places: Mapping[str, str]) -> None:
-        self.setting, self.places = setting, dict(places)
+    def __init__(self, setting: str, places: Mapping[str, str], base: str = "") -> None:
+        self.setting, self.places, self.base = setting, dict(places), base
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -39,7 +41,7 @@ class Registry:
         """
         module, colon, attribute = self.places.get(name, name).partition(":")
         if not (module and colon and attribute):
-            near = difflib.get_close_matches(name, self.names, 1)
+            near = difflib.get_close_matches(name, self.names, 1, cutoff=0.7)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names)}, or a module:Class"
             raise ValueError(f"{self.setting} is {name!r}: {hint}")
         return module, attribute
@@ -48,21 +50,39 @@ class Registry:
         """What `name` stands for.
 
         Raises:
-            ValueError: it stands for nothing, or its module lacks it.
+            ValueError: it stands for nothing, its module lacks it, or it is something else than what is here.
         """
         module, attribute = self.place(name)
         if name not in self.places and not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())  # as `python` does by itself, and an installed command does not
         try:
-            return getattr(importlib.import_module(module), attribute)
+            found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(
                 f"{self.setting} is {name!r}, which cannot be imported ({error}): correct it, or put its folder on "
                 "PYTHONPATH (the folder where you are is searched too)"
             ) from None
+        if name not in self.places:
+            self._check(name, found)
+        return found
+
+    def _check(self, name: str, found: Any) -> None:
+        """Check that somebody's own thing is of the right sort."""
+        if self.base:
+            module, _, attribute = self.base.partition(":")
+            is_one = isinstance(found, type) and issubclass(found, getattr(importlib.import_module(module), attribute))
+            wanted = f"subclass of {module}.{attribute}"
+        else:
+            is_one, wanted = inspect.isfunction(found), "function"
+        if not is_one:
+            raise ValueError(f"{self.setting} is {name!r}, which is no {wanted}: name one (see docs/extending.md)")
 
 
-BACKBONES = Registry("model.family", {"dit": "imdm_dist.model.dit:DiT"})
+BACKBONES = Registry(
+    "model.family",
+    {"dit": "imdm_dist.model.dit:DiT"},
+    base="imdm_dist.model.backbone:Backbone",
+)
 OBJECTIVES = Registry(
     "objective.kind",
     {
@@ -70,6 +90,7 @@ OBJECTIVES = Registry(
         "sdtt": "imdm_dist.objectives.sdtt:Sdtt",
         "redi": "imdm_dist.objectives.redi:Redi",
     },
+    base="imdm_dist.objectives.objective:Objective",
 )
 MASKS = Registry(
     "model.mask.kind",
@@ -78,12 +99,17 @@ MASKS = Registry(
         "infinite": "imdm_dist.model.masks.infinite:InfiniteMask",
         "finite": "imdm_dist.model.masks.finite:FiniteMask",
     },
+    base="imdm_dist.model.mask_embedding:MaskEmbedding",
 )
 NOISE_LAWS = Registry(
     "model.mask.law",
     {"uniform": "imdm_dist.draws.laws:uniform_noise", "gaussian": "imdm_dist.draws.laws:gaussian_noise"},
 )
-SOURCES = Registry("coupling.source or evaluation.source", {"counter": "imdm_dist.diffusion.draw_source:CounterSource"})
+SOURCES = Registry(
+    "coupling.source or evaluation.source",
+    {"counter": "imdm_dist.diffusion.draw_source:CounterSource"},
+    base="imdm_dist.diffusion.draw_source:DrawSource",
+)
 METRICS = Registry(
     "evaluation.metrics",
     {
@@ -95,6 +121,7 @@ METRICS = Registry(
         "trigram": "imdm_dist.evaluation.metrics.trigram:Trigram",
         "evaluator": "imdm_dist.evaluation.metrics.evaluator:Evaluator",
     },
+    base="imdm_dist.evaluation.metric:Metric",
 )
 STAGES = Registry(
     "a stage's kind",
@@ -105,6 +132,7 @@ STAGES = Registry(
         "evaluator": "imdm_dist.chain.stages.evaluator:Evaluator",
         "evaluation": "imdm_dist.chain.stages.evaluation:Evaluation",
     },
+    base="imdm_dist.chain.stage:Stage",
 )
 ENGINES = Registry(
     "engine.kind",
@@ -112,4 +140,5 @@ ENGINES = Registry(
         "deepspeed": "imdm_dist.training.engine.deepspeed:DeepSpeedEngine",
         "plain": "imdm_dist.training.engine.plain:PlainEngine",
     },
+    base="imdm_dist.training.engine.engine:Engine",
 )

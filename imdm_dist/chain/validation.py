@@ -22,9 +22,7 @@ def class_of(kind: str) -> type[Stage]:
     Raises:
         ValueError: there is no such kind.
     """
-    found = STAGES.get(kind)
-    if not (isinstance(found, type) and issubclass(found, Stage)):
-        raise ValueError(f"a stage's kind is {kind!r}, which is no subclass of imdm_dist.chain.Stage: name one")
+    found: type[Stage] = STAGES.get(kind)
     return found
 
 

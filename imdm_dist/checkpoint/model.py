@@ -10,7 +10,6 @@ import torch
 
 from imdm_dist import run_files
 from imdm_dist.checkpoint.read import find_checkpoint
-from imdm_dist.config import from_dict
 from imdm_dist.config.schema import Config
 from imdm_dist.config.setting import Weights
 from imdm_dist.data import Dataset, Tokenizer, load_tokenizer
@@ -25,7 +24,7 @@ class LoadedModel:
     model: Backbone
     """In eval mode, on the host, float32."""
     config: Config
-    """Configuration of the run that wrote it."""
+    """Configuration of the run that wrote it, but for its objective."""
     digest: str
     """SHA-256 of the file the weights came from."""
     step: int
@@ -74,7 +73,7 @@ def load_model(path: Path | str, weights: Weights = "ema") -> LoadedModel:
     quantity = "ema" if weights == "ema" else "weights"
     checkpoint = find_checkpoint(Path(path), quantity)
     state = checkpoint.state
-    config = from_dict(Config, state["config"], where=str(checkpoint.path / run_files.STATE))
+    config = checkpoint.config()
     model = build_backbone(config.model, state["model"]["vocab_size"], state["model"]["mask_id"]).eval()
     model.name = f"{checkpoint.path} ({weights} weights)"
     with torch.no_grad():

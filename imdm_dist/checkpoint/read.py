@@ -34,6 +34,11 @@ class Checkpoint:
         """Optimizer steps done."""
         return int(self.state["step"])
 
+    def config(self) -> Config:
+        """Settings of the run that wrote it but for its objective: a model is of use where that one's file is not."""
+        given = {name: settings for name, settings in self.state["config"].items() if name != "objective"}
+        return from_dict(Config, given, where=str(self.path / run_files.STATE))
+
     def names(self, quantity: str) -> list[str]:
         """Parameters of a quantity; empty if the checkpoint does not have it."""
         return list(self.state["pieces"].get(quantity, {}))
@@ -63,8 +68,7 @@ class Checkpoint:
     @functools.cached_property
     def _model(self) -> Backbone:
         """Its model without storage, which knows what ranks divide."""
-        config = from_dict(Config, self.state["config"], where=str(self.path / run_files.STATE)).model
-        return sketch(config, self.state["model"]["vocab_size"], self.state["model"]["mask_id"])
+        return sketch(self.config().model, self.state["model"]["vocab_size"], self.state["model"]["mask_id"])
 
     def digest(self, quantity: str) -> str:
         """What identifies the content of a quantity: the checksum of its file or files."""

@@ -8,7 +8,7 @@ Shape suffixes: B batch, L length, R rows, D hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ ROWS_PER_DRAW = 1024
 """Rows whose float64 probabilities exist at a time: 0.4 GB a copy with GPT-2's vocabulary."""
 
 
+@runtime_checkable
 class DrawSource(Protocol):
     """All randomness of a rollout but the mask noise itself, which the model draws from the same seeds.
 

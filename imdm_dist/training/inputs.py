@@ -9,8 +9,8 @@ from typing import Any
 
 from imdm_dist import run_files
 from imdm_dist.checkpoint.format import checkpoint_paths
-from imdm_dist.checkpoint.read import find_checkpoint
-from imdm_dist.config import from_dict, to_dict
+from imdm_dist.checkpoint.read import Checkpoint, find_checkpoint
+from imdm_dist.config import to_dict
 from imdm_dist.config.data import DataConfig
 from imdm_dist.config.model import ModelConfig
 from imdm_dist.config.schema import Config
@@ -45,8 +45,8 @@ def given_model(folder: Path, setting: str, weights: Weights | None = None) -> M
     Raises:
         ValueError: it is not there, or a file of it is missing, cut off or something else.
     """
-    state = _state(folder, setting, weights)
-    config = from_dict(Config, state["config"], where=f"the checkpoint of {setting}")
+    checkpoint = _checkpoint(folder, setting, weights)
+    state, config = checkpoint.state, checkpoint.config()
     model, data = state["model"], config.data
     name = "synthetic" if data.source == "synthetic" else data.tokenizer
     most = data.bpe_size + 1 if name == "embedded" else model["vocab_size"]
@@ -56,17 +56,17 @@ def given_model(folder: Path, setting: str, weights: Weights | None = None) -> M
 
 
 def given_config(folder: Path, setting: str) -> Config:
-    """The settings of a run or checkpoint that is there; as `given_model`."""
-    return from_dict(Config, _state(folder, setting, "ema")["config"], where=f"the checkpoint of {setting}")
+    """The settings of a run or checkpoint that is there, but for its objective; as `given_model`."""
+    return _checkpoint(folder, setting, "ema").config()
 
 
-def _state(folder: Path, setting: str, weights: Weights | None) -> dict[str, Any]:
+def _checkpoint(folder: Path, setting: str, weights: Weights | None) -> Checkpoint:
     if not (folder / run_files.STATE).exists() and not checkpoint_paths(folder):
         raise ValueError(
             f"there is no run or checkpoint at {folder}: set {setting}=PATH; a public checkpoint is "
             "made into one by imdm_dist import"
         )
-    return find_checkpoint(folder, {None: "", "ema": "ema", "raw": "weights"}[weights], quick=True).state
+    return find_checkpoint(folder, {None: "", "ema": "ema", "raw": "weights"}[weights], quick=True)
 
 
 def misfits(given: ModelRecord, config: Config, ours: RowFormat) -> Iterator[str]:

@@ -201,7 +201,7 @@ def test_keys_that_name_what_is_alike_are_told_apart(home: Path, tmp_path: Path)
             "a stage's kind is 'own_stages:Nothing', which cannot be imported .*PYTHONPATH",
         ),
         ({"kind": "no_stages:Nothing"}, "a stage's kind is 'no_stages:Nothing', which cannot be imported .*PYTHONPATH"),
-        ({"kind": "own_stages:NoStage"}, "'own_stages:NoStage', which is no subclass of imdm_dist.chain.Stage"),
+        ({"kind": "own_stages:NoStage"}, "'own_stages:NoStage', which is no subclass of imdm_dist.chain.stage.Stage"),
         ({"top": "many"}, "top is 'many' .in stage counts of .*: set it to a whole number"),
         ({"tpo": 4}, "unknown key tpo: did you mean top?"),
         ({"teacher": "x"}, "has teacher, which a stage of kind own_stages:TokenCounts does not read"),

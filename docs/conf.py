@@ -36,7 +36,7 @@ apidoc_modules = [
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True, "ignore-module-all": True}
 # What the pages do not need to be made: importing a module must not want a GPU or a cluster.
 autodoc_mock_imports = ["apex"]
 napoleon_google_docstring = True

@@ -1,7 +1,7 @@
 """Activity: whether a process or a SLURM job is at work on a stage or a run.
 
 It is told by files: whoever launches the processes of a stage notes its job in a work order, and training its own in
-`heartbeat.json`. So jobs of slurm/*.sh, which the package has not submitted, are seen too.
+`heartbeat.json`. So jobs of `slurm/*.sh`, which the package has not submitted, are seen too.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""A chain: a DAG (directed acyclic graph) of stages in one YAML file, each with its settings and its inputs.
+"""A chain: a DAG (directed acyclic graph) of stages in one YAML file, each with its settings and its inputs::
 
-```yaml
-name: demo
-base: {data: {...}, model: {...}}          # settings of every stage
-stages:
-  - {name: teacher, kind: train, set: {train: {steps: 1000}}}
-  - {name: pairs, kind: coupling, teacher: teacher}
-  - {name: student, kind: train, init: teacher, coupling: pairs, set: {objective: {kind: redi}}}
-  - {name: judge, kind: evaluator}
-  - {name: table, kind: evaluation, models: {MDLM: teacher, ReDi: student}, evaluator: judge}
-```
+    name: demo
+    base: {data: {...}, model: {...}}          # settings of every stage
+    stages:
+      - {name: teacher, kind: train, set: {train: {steps: 1000}}}
+      - {name: pairs, kind: coupling, teacher: teacher}
+      - {name: student, kind: train, init: teacher, coupling: pairs, set: {objective: {kind: redi}}}
+      - {name: judge, kind: evaluator}
+      - {name: table, kind: evaluation, models: {MDLM: teacher, ReDi: student}, evaluator: judge}
+
+A stage names only stages above it.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def _settled_queue(home: Path) -> list[slurm.Job]:
 def _jobs_at_work(
     chain: Chain, states: list[StageState], home: Path, queue: list[slurm.Job]
 ) -> dict[str, SubmittedJob]:
-    """Jobs of slurm/*.sh that are at work on stages.
+    """Jobs of `slurm/*.sh` that are at work on stages.
 
     Raises:
         ValueError: a process is at work on one that is in none of the user's jobs.
@@ -209,7 +209,7 @@ def _dependency(chain: Chain, before: dict[str, int]) -> str:
 def cancel_chain(home: Path) -> list[int]:
     """Cancel the jobs of the chain in this folder that wait or run; returns their ids.
 
-    Jobs of slurm/*.sh are among them once they are at work in it.
+    Jobs of `slurm/*.sh` are among them once they are at work in it.
     """
     live = chain_jobs(home, slurm.queue())
     if live:

@@ -68,7 +68,7 @@ class Stage:
     name: str
     """What it is called, in the file and on disk."""
     kind: str
-    """A name in the registry, or `module:Class`."""
+    """A name in the registry, or module:Class."""
     config: Config
     """Its settings, resolved."""
 

@@ -1,6 +1,7 @@
 """Generative perplexity: how well a causal language model predicts samples.
 
 Conventions, which differ between published numbers:
+
 - the first token of a sequence is context and is never scored; every other token is;
 - end tokens: SDTT and Di4C score all of them. MDLM, DUO and arXiv 2605.10518 leave them out from the second of a
   sequence on, and the first token of a sequence counts as one: of GPT-2 rows, which begin with an end token, they

@@ -108,11 +108,17 @@ class Watchdog:
         self.status.end = "hung"
         _bounded(self._write_stacks)
         rank, places = self.topology.rank, {self.topology.rank: self.status.place}
+        speaks = True
         if (watch := self.watch) is not None:
             _bounded(lambda: watch.tell_hung(self.status.place))
             time.sleep(ANSWER_S)
-            places = _bounded(watch.hung_places) or {}
-        if min(places, default=rank) == rank:
+            try:
+                places = ThreadPoolExecutor(1).submit(watch.hung_places).result(ANSWER_S)
+            except TimeoutError:  # rank 0, which has the store, does not answer either
+                places = {}
+            except Exception:  # rank 0 has gone: it has spoken
+                speaks = rank == 0
+        if speaks and min(places, default=rank) == rank:
             os.write(self.log.console, f"\nerror: {self._line(places)}\n".encode())
         else:
             time.sleep(ANSWER_S)  # a launcher ends all when one exits: the one who speaks goes before

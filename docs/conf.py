@@ -5,7 +5,7 @@ make docs        # docs/_build/index.html
 
 from __future__ import annotations
 
-from sphinx.application import Sphinx
+from sphinx.ext.napoleon import GoogleDocstring
 
 import imdm_dist
 
@@ -40,13 +40,5 @@ autodoc_default_options = {"members": True, "undoc-members": True, "show-inherit
 # What the pages do not need to be made: importing a module must not want a GPU or a cluster.
 autodoc_mock_imports = ["apex"]
 napoleon_google_docstring = True
-
-
-def setup(app: Sphinx) -> None:
-    """Have a colon in the docstring of an attribute be one: napoleon takes what stands before it for a type."""
-
-    def keep_colons(app: Sphinx, what: str, name: str, about: object, options: object, lines: list[str]) -> None:
-        if what in ("attribute", "data", "property"):
-            lines.insert(0, "")
-
-    app.connect("autodoc-process-docstring", keep_colons, priority=400)
+# Else what stands before a colon in the docstring of an attribute is taken for its type.
+GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,7 +15,18 @@ import torch  # noqa: E402  (the libraries read the variables above when they ar
 
 torch.set_num_threads(1)  # these models are too small for more, and other processes may want the cores
 
+from imdm_dist import signals  # noqa: E402
 from tests.ranks import Ranks  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def signals_put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands that a test runs in this process heed signals from then on, as is right for a process of their own."""
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    monkeypatch.setattr(signals, "_cause", None)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

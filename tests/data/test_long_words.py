@@ -70,9 +70,11 @@ def test_the_training_of_a_bpe_can_be_stopped(tmp_path: Path, number: int, heed:
     # Random bytes in words of letters: a minute of merges.
     words = os.urandom(2_000_000).hex().translate(str.maketrans("0123456789", "ghijklmnop"))
     (tmp_path / "a.txt").write_text("\n".join(words[at : at + 500] for at in range(0, len(words), 500)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are deaf to it
     process = subprocess.Popen(
         [sys.executable, "-c", BUILDER, str(tmp_path), "heed" if heed else ""], stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stderr is not None
     said = ""
     while "merging" not in said:

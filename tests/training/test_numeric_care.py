@@ -66,6 +66,18 @@ ENGINES = {f"zero{stage}": EngineConfig(zero_stage=stage) for stage in STAGES}
 ENGINES["bf16"] = EngineConfig(zero_stage=1, precision="bf16")
 
 
+def spoil_loss(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Have the loss of one micro-batch, the `call`-th from now on, be no number."""
+    real = nelbo.nelbo
+    calls: list[int] = []
+
+    def faulty(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == call else 1.0)
+
+    monkeypatch.setattr(nelbo, "nelbo", faulty)
+
+
 @pytest.mark.parametrize("mode", ENGINES)
 def test_a_step_without_a_finite_gradient_changes_nothing_and_is_written_down(
     home: Path, curves: dict[str, Curve], monkeypatch: pytest.MonkeyPatch, mode: str
@@ -73,14 +85,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_written_down(
     """The fourth of six steps; the run goes on after it, and so does a resumed one."""
     config = replace(config_of(home, "teacher", Split(), steps=6), engine=ENGINES[mode])
     config = replace(config, train=replace(config.train, save_every=1))
-    real = nelbo.nelbo
-    calls: list[int] = []
-
-    def faulty(*arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        return real(*arguments) * (float("nan") if len(calls) == 4 else 1.0)
-
-    monkeypatch.setattr(nelbo, "nelbo", faulty)
+    spoil_loss(monkeypatch, call=4)
     folder = home / f"skipped-{mode}"
     train(config, folder)
     third, fourth, last = (open_checkpoint(folder / f"step-{step:08d}") for step in (3, 4, 6))
@@ -159,14 +164,7 @@ def test_a_run_with_another_librarys_optimizer_skips_and_resumes_too(
     parity.cut_off(home / "apex", home / "apex-resumed")
     train(config, home / "apex-resumed")
     assert bits_equal(parity.curve(home / "apex-resumed"), found)
-    real = nelbo.nelbo
-    calls: list[int] = []
-
-    def faulty(*arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        return real(*arguments) * (float("nan") if len(calls) == 1 else 1.0)
-
-    monkeypatch.setattr(nelbo, "nelbo", faulty)
+    spoil_loss(monkeypatch, call=1)
     train(replace(config, train=replace(config.train, steps=2)), home / "apex-skipped")
     assert [line["grad_norm"] is None for line in read_metrics(home / "apex-skipped")] == [True, False]
 
